@@ -1,0 +1,1 @@
+"""Everything X.509. No other room looks inside a certificate."""

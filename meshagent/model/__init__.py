@@ -1,0 +1,1 @@
+"""Frozen values that every room may use. No I/O, no clock, no store, no Envoy."""

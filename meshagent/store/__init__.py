@@ -1,0 +1,1 @@
+"""The stores: where documents, the trust bundle and the catalog live."""
