@@ -1,0 +1,142 @@
+"""Who may call whom. An intention document belongs to one destination; each source in it is one intention."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, AwareDatetime, Field, field_validator, model_validator
+
+from meshagent.model.names import Model, ServiceOrAny
+
+Action = Literal["allow", "deny"]
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.6.2
+
+
+def _check_method(text: str) -> str:
+    if not _TOKEN.fullmatch(text) or text != text.upper():
+        raise ValueError("must be an HTTP method in upper case, such as GET")
+    return text
+
+
+def _check_header_name(text: str) -> str:
+    if not _TOKEN.fullmatch(text) or text != text.lower():
+        raise ValueError("must be a header name in lower case")
+    if text in ("host", "authority"):
+        raise ValueError("cannot be decided on: clients write Host in many ways that mean the same (use paths or sources)")
+    return text
+
+
+def _check_path(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError("must begin with /")
+    if any(bad in text for bad in ("?", "#", "//", "/./", "/../")) or text.endswith(("/.", "/..")):
+        raise ValueError("must be a normalised path without query: Envoy normalises the request before it is compared")
+    return text
+
+
+def _check_regex(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from None
+    if re.search(r"\(\?[=!<]|\\[1-9]", text):
+        raise ValueError("uses look-around or a back-reference, which RE2 (Envoy's engine) does not know")
+    return text
+
+
+Method = Annotated[str, AfterValidator(_check_method)]
+HeaderName = Annotated[str, AfterValidator(_check_header_name)]
+Path = Annotated[str, AfterValidator(_check_path)]
+Regex = Annotated[str, AfterValidator(_check_regex)]
+
+
+class HeaderMatch(Model):
+    """A condition on one request header; without a matcher the header must be present."""
+
+    name: HeaderName
+    exact: str | None = None
+    prefix: str | None = None
+    suffix: str | None = None
+    regex: Regex | None = None
+    present: bool | None = None
+    invert: bool = False
+
+    @model_validator(mode="after")
+    def _one_matcher(self) -> Self:
+        given = [name for name in ("exact", "prefix", "suffix", "regex", "present") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"takes one of exact, prefix, suffix, regex and present, not {' and '.join(given)}")
+        return self
+
+
+class HttpMatch(Model):
+    """What a request must look like. Every condition given must hold; one of the methods is enough."""
+
+    methods: tuple[Method, ...] = ()
+    path_exact: Path | None = None
+    path_prefix: Path | None = None
+    path_regex: Regex | None = None
+    ignore_case: bool = False
+    headers: tuple[HeaderMatch, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_path(self) -> Self:
+        given = [name for name in ("path_exact", "path_prefix", "path_regex") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"takes one of path_exact, path_prefix and path_regex, not {' and '.join(given)}")
+        if not given and not self.methods and not self.headers:
+            raise ValueError("needs a condition: methods, path_exact, path_prefix, path_regex or headers")
+        return self
+
+
+class Permission(Model):
+    """The L7 part of an intention. The first permission that matches decides; when none matches, it is a deny."""
+
+    action: Action
+    http: HttpMatch
+
+
+class IntentionSource(Model):
+    """One source's intention: an action on everything, or permissions on requests."""
+
+    name: ServiceOrAny
+    action: Action | None = None
+    permissions: tuple[Permission, ...] = ()
+    expires_at: AwareDatetime | None = None
+    reason: str = Field(default="", max_length=512)
+    shadow: Literal[False] = False
+
+    @field_validator("shadow", mode="before")
+    @classmethod
+    def _shadow_is_reserved(cls, value: object) -> object:
+        if value is not False:
+            raise ValueError("is reserved and must be false: a shadow intention is not evaluated by this version")
+        return value
+
+    @model_validator(mode="after")
+    def _action_or_permissions(self) -> Self:
+        if (self.action is None) == (not self.permissions):
+            raise ValueError("needs either action or permissions")
+        return self
+
+
+class Intention(Model):
+    """All intentions of one destination (`name`; `*` is every destination)."""
+
+    kind: Literal["intention"] = "intention"
+    name: ServiceOrAny
+    sources: tuple[IntentionSource, ...] = ()
+
+    @model_validator(mode="after")
+    def _each_source_once(self) -> Self:
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"names the source {', '.join(twice)} more than once")
+        return self
+
+    def source(self, name: str) -> IntentionSource | None:
+        """The intention of exactly this source name (no wildcard)."""
+        return next((source for source in self.sources if source.name == name), None)

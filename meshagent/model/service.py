@@ -1,0 +1,107 @@
+"""Services: how others reach one (the document), what a host registers (the definition), what the catalog holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from meshagent.model.names import Address, Duration, Model, Protocol, ServiceName
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+MAX_META = 64
+
+
+class Service(Model):
+    """How others reach a service. Its protocol, where given, wins over what instances registered."""
+
+    kind: Literal["service"] = "service"
+    name: ServiceName
+    protocol: Protocol | None = None
+    mtls: Literal["strict", "permissive"] = "strict"
+
+
+class Check(Model):
+    """One health check: exactly one of http (URL), tcp (host:port), grpc (host:port[/service]), exec (argv), ttl."""
+
+    http: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
+    tcp: str | None = Field(default=None, pattern=r"^\S+:[0-9]{1,5}$")
+    grpc: str | None = Field(default=None, pattern=r"^[^\s/]+:[0-9]{1,5}(/\S*)?$")
+    exec: tuple[str, ...] | None = Field(default=None, min_length=1)
+    ttl: Duration | None = None
+    interval: Duration = Field(default="5s", validate_default=True)  # type: ignore[assignment]
+    timeout: Duration = Field(default="1s", validate_default=True)  # type: ignore[assignment]
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name in ("http", "tcp", "grpc", "exec", "ttl") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("needs exactly one of http, tcp, grpc, exec and ttl")
+        for name in ("interval", "timeout"):
+            if getattr(self, name).total_seconds() < 0.01:
+                raise ValueError(f"{name} must be at least 10ms")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which of the five it is."""
+        return next(name for name in ("http", "tcp", "grpc", "exec", "ttl") if getattr(self, name) is not None)
+
+
+class Upstream(Model):
+    """A service that this one calls: on a loopback port, or on a Unix socket that only `owner` or `mode` may use."""
+
+    service: ServiceName
+    local_port: Port | None = None
+    local_socket: str | None = Field(default=None, pattern=r"^/[^\x00]{1,100}$")
+    mode: int = Field(default=0o660, ge=0, le=0o777)
+
+    @model_validator(mode="after")
+    def _port_or_socket(self) -> Self:
+        if (self.local_port is None) == (self.local_socket is None):
+            raise ValueError("needs either local_port or local_socket")
+        return self
+
+
+class ServiceDefinition(Model):
+    """A service as it runs on a host: services.d/*.yaml and `meshagent up`. `id` tells instances on one host apart."""
+
+    name: ServiceName
+    id: ServiceName | None = None
+    port: Port
+    address: Address = "127.0.0.1"
+    protocol: Protocol = "tcp"
+    meta: dict[str, str] = Field(default_factory=dict, max_length=MAX_META)
+    checks: tuple[Check, ...] = ()
+    upstreams: tuple[Upstream, ...] = ()
+
+    @model_validator(mode="after")
+    def _upstreams_differ(self) -> Self:
+        for what in ("service", "local_port", "local_socket"):
+            seen = [value for value in (getattr(upstream, what) for upstream in self.upstreams) if value is not None]
+            if len(set(seen)) != len(seen):
+                raise ValueError(f"two upstreams have the same {what}")
+        return self
+
+    @property
+    def instance_id(self) -> str:
+        """The id given, or the service's name."""
+        return self.id or self.name
+
+
+Health = Literal["passing", "failing", "draining"]
+
+
+class Instance(Model):
+    """One registered running copy, as the catalog holds it. `address`:`port` is where its host takes mTLS for it."""
+
+    service: ServiceName
+    host: ServiceName
+    id: ServiceName
+    address: Address
+    port: Port
+    protocol: Protocol = "tcp"
+    health: Health = "passing"
+    meta: dict[str, str] = Field(default_factory=dict, max_length=MAX_META)
+    region: str = ""
+    zone: str = ""

@@ -1,0 +1,67 @@
+"""World: everything desired that one host needs to know, at one revision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from meshagent.model.identity import TrustBundle
+from meshagent.model.intention import Intention
+from meshagent.model.mesh import Mesh
+from meshagent.model.service import Instance, Service, ServiceDefinition
+
+Thing = TypeVar("Thing", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a piece of policy came from: a file and line, or who wrote it and when."""
+
+    file: str = ""
+    line: int = 0
+    who: str = ""
+    at: datetime | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.file else ""
+        person = f"{self.who} at {self.at:%Y-%m-%dT%H:%M:%SZ}" if self.who and self.at else self.who
+        return ", applied by ".join(part for part in (place, person) if part) or "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Stated(Generic[Thing]):
+    """A document with its origins: the whole's under "" and, for intentions, each source's under its name.
+
+    `broken` says why the record could not be read; `thing` is then the closed stand-in that is enforced instead.
+    """
+
+    thing: Thing
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    broken: str = ""
+
+    def origin(self, part: str = "") -> Origin:
+        """The origin of a part, or of the whole."""
+        return self.origins.get(part) or self.origins.get("") or Origin()
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A service that runs on this host and the port on which this host takes mTLS for it."""
+
+    definition: ServiceDefinition
+    mtls_port: int
+    healthy: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything desired, at one revision of the policy (`revision`, from the manifest)."""
+
+    revision: int
+    mesh: Mesh
+    intentions: Mapping[str, Stated[Intention]] = field(default_factory=dict)  # by destination, "*" too
+    services: Mapping[str, Stated[Service]] = field(default_factory=dict)
+    instances: Mapping[str, tuple[Instance, ...]] = field(default_factory=dict)  # by service, sorted by host and id
+    bundle: TrustBundle = TrustBundle()
