@@ -29,8 +29,8 @@ class Check(Model):
     grpc: str | None = Field(default=None, pattern=r"^[^\s/]+:[0-9]{1,5}(/\S*)?$")
     exec: tuple[str, ...] | None = Field(default=None, min_length=1)
     ttl: Duration | None = None
-    interval: Duration = Field(default="5s", validate_default=True)  # type: ignore[assignment]
-    timeout: Duration = Field(default="1s", validate_default=True)  # type: ignore[assignment]
+    interval: Duration = Field(default="5s", validate_default=True)
+    timeout: Duration = Field(default="1s", validate_default=True)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

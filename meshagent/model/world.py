@@ -48,11 +48,16 @@ class Stated(Generic[Thing]):
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A service that runs on this host and the port on which this host takes mTLS for it."""
+    """A service instance that runs on this host and the port on which this host takes mTLS for it.
+
+    A draining one still serves what arrives, but is no longer offered to callers.
+    """
 
     definition: ServiceDefinition
     mtls_port: int
     healthy: bool = True
+    draining: bool = False
+    plain_port: int = 0  # permissive mTLS: where this host takes plain text for it; 0: not at all
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-""""""
+"""What the documents mean. Pure: values in, values out."""

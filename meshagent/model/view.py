@@ -1,0 +1,111 @@
+"""ProxyView: what one Envoy must do. Left of it nobody knows Envoy, right of it nobody knows the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from meshagent.model.identity import Svid, TrustBundle
+from meshagent.model.intention import Action, Permission
+from meshagent.model.mesh import AccessLog
+from meshagent.model.names import Protocol
+from meshagent.model.world import Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One intention in force: what `source` (`*`: every source) may do. With `permissions`, they decide by request."""
+
+    source: str
+    action: Action | None
+    permissions: tuple[Permission, ...]
+    id: str  # "<destination of the record>/<source>", as logs and explain name it
+    origin: Origin = field(default=Origin(), compare=False)
+    reason: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Decides every call to one destination: the first rule that names the source, then the default."""
+
+    destination: str
+    rules: tuple[Rule, ...]
+    default: Action
+
+    def rule_for(self, source: str) -> Rule | None:
+        """The rule that decides for this source; None when the default does."""
+        return next((rule for rule in self.rules if rule.source in (source, "*")), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Connections of one allowed source. A change of `cut` ends the connections that were made under the old value."""
+
+    source: str
+    cut: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """One instance that runs here: where its app listens and who may reach it through `mtls_port`."""
+
+    service: str
+    instance: str
+    protocol: Protocol
+    app_address: str
+    app_port: int
+    mtls_port: int
+    guard: Guard
+    chains: tuple[Chain, ...]  # the sources that have a filter chain of their own
+    default_cut: int  # as Chain.cut, for everyone else
+    plain_port: int = 0  # permissive mTLS: plain text is taken on this port of the host's address; 0: not at all
+
+    @property
+    def default_open(self) -> bool:
+        """Whether the default chain may hold anybody who is allowed: a stranger, or a named source without a chain."""
+        stranger = self.guard.rule_for("")
+        if (stranger is None and self.guard.default == "allow") or (stranger is not None and stranger.action != "deny"):
+            return True
+        allowed = sum(1 for rule in self.guard.rules if rule.source != "*" and rule.action != "deny")
+        return allowed > len(self.chains)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One instance of an upstream, as its callers see it."""
+
+    address: str
+    port: int
+    healthy: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """One declared upstream of one service that runs here."""
+
+    source: str
+    upstream: str
+    protocol: Protocol
+    endpoints: tuple[Endpoint, ...]
+    local_address: str = "127.0.0.1"
+    local_port: int = 0
+    local_socket: str = ""
+    socket_mode: int = 0o660
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyView:
+    """Everything that one proxy must do. `valid_until` is when an intention in it expires next."""
+
+    host: str
+    address: str
+    trust_domain: str
+    inbounds: tuple[Inbound, ...]
+    outbounds: tuple[Outbound, ...]
+    access_log: AccessLog = AccessLog()
+    bundle: TrustBundle = TrustBundle()
+    valid_until: datetime | None = None
+
+
+Svids = Mapping[str, Svid]  # by service

@@ -1,0 +1,102 @@
+"""explain(guard, source, request) -> Verdict: which rule decides, and why. The same answer as the generated Envoy config."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from meshagent.model.intention import HeaderMatch, HttpMatch
+from meshagent.model.view import Guard, Rule
+from meshagent.policy.request import Malformed, Request, judged_path, refused_header
+
+Outcome = Literal["allow", "deny", "depends", "malformed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`depends` is given only without a request: an L7 rule decides each request by itself."""
+
+    outcome: Outcome
+    rule: Rule | None
+    permission: int | None  # index of the deciding permission of the rule
+    why: str
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the call goes through."""
+        return self.outcome == "allow"
+
+
+def explain(guard: Guard, source: str, request: Request | None = None) -> Verdict:
+    """The verdict on a call of `source` (a service's name, proven by its certificate) to the guard's destination."""
+    rule = guard.rule_for(source)
+    if request is not None and (fault := _malformed(request)):
+        return Verdict("malformed", rule, None, f"the request has {fault}: answered 400 before any intention is looked at")
+    if rule is None:
+        return Verdict(guard.default, None, None, f"no intention names {source} -> {guard.destination}; the mesh's default is {guard.default}")
+    if rule.action is not None:
+        return Verdict(rule.action, rule, None, f"intention {rule.id} says {rule.action}")
+    if request is None:
+        return Verdict("depends", rule, None, f"intention {rule.id} decides by request: give a method and a path")
+    return _by_permission(rule, request)
+
+
+def matches(match: HttpMatch, request: Request) -> bool:
+    """Whether a well-formed request meets every condition."""
+    path = judged_path(request.path)
+    if isinstance(path, Malformed):
+        return False
+    methods = not match.methods or request.method in match.methods
+    return methods and _path_matches(match, path) and all(_header_matches(header, request) for header in match.headers)
+
+
+def _malformed(request: Request) -> str | None:
+    path = judged_path(request.path)
+    if isinstance(path, Malformed):
+        return path.reason
+    name = refused_header(request)
+    return f"a header name with an underscore ({name})" if name else None
+
+
+def _by_permission(rule: Rule, request: Request) -> Verdict:
+    for index, permission in enumerate(rule.permissions):
+        if matches(permission.http, request):
+            return Verdict(permission.action, rule, index, f"permission {index} of intention {rule.id} says {permission.action}")
+    return Verdict("deny", rule, None, f"no permission of intention {rule.id} matches the request")
+
+
+def _path_matches(match: HttpMatch, path: str) -> bool:
+    flags = re.IGNORECASE if match.ignore_case else 0
+    if match.path_regex is not None:
+        return re.fullmatch(match.path_regex, path, flags) is not None
+    wanted, seen = match.path_exact or match.path_prefix, path
+    if wanted is None:
+        return True
+    if match.ignore_case:
+        wanted, seen = wanted.lower(), seen.lower()
+    return seen == wanted if match.path_exact is not None else _below(seen, wanted)
+
+
+def _below(path: str, prefix: str) -> bool:
+    """A prefix ends at a segment: /reports covers /reports and /reports/x, not /reportsx."""
+    return path == prefix.rstrip("/") or path.startswith(prefix.rstrip("/") + "/")
+
+
+def _header_matches(match: HeaderMatch, request: Request) -> bool:
+    value = request.header(match.name)
+    return _value_matches(match, value) != match.invert
+
+
+def _value_matches(match: HeaderMatch, value: str | None) -> bool:
+    if match.present is not None:
+        return (value is not None) == match.present
+    if value is None:
+        return False
+    if match.exact is not None:
+        return value == match.exact
+    if match.prefix is not None:
+        return value.startswith(match.prefix)
+    if match.suffix is not None:
+        return value.endswith(match.suffix)
+    return match.regex is None or re.fullmatch(match.regex, value) is not None

@@ -1,0 +1,205 @@
+"""Store entries -> World. Pure. Nothing that goes wrong in the store opens the mesh or takes down what works.
+
+- Without a readable manifest, or with one that went back, nothing changes at all.
+- A record that cannot be read leaves its last good version in force; where there is none, an intention record is replaced
+  by one that denies everybody.
+- An absent record is not a deletion (a deletion is a record that says so): what a store hides is still enforced.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from meshagent.model.identity import TrustBundle
+from meshagent.model.intention import Intention, IntentionSource
+from meshagent.model.mesh import Mesh
+from meshagent.model.service import Instance
+from meshagent.model.world import Stated, World
+from meshagent.state.keys import Interest, Keys
+from meshagent.state.records import (
+    BundleRecord,
+    InstanceRecord,
+    Manifest,
+    PolicyRecord,
+    UnreadableRecord,
+    decode,
+    document_of,
+)
+from meshagent.store.base import Changes
+
+
+class Fold:
+    """Adds changes up to a World. `problems` says, by key, what could not be used and what holds instead."""
+
+    def __init__(self, keys: Keys, interest: Interest, last_good: World | None = None) -> None:
+        self._keys = keys
+        self._interest = interest
+        self._values: dict[str, bytes] = {}
+        self._instances: dict[str, dict[str, Instance]] = defaultdict(dict)
+        self._world = last_good
+        self._pending: set[str] = set()
+        self.problems: dict[str, str] = {}
+
+    @property
+    def world(self) -> World | None:
+        """The World in force; None before the first complete one."""
+        return self._world
+
+    def add(self, changes: Changes) -> World | None:
+        """Take in changes and give the World that now counts (the same object when nothing did)."""
+        self._pending |= self._take(changes)
+        manifest = self._manifest()
+        if manifest is None:
+            return self._world
+        before = self._world or World(revision=0, mesh=Mesh())
+        touched, self._pending = self._pending, set()
+        if manifest.revision != before.revision:  # a moved manifest makes records count that came earlier
+            touched |= {key for key in self._values if self._keys.parse_document(key)}
+        if touched - {self._keys.manifest} or manifest.revision != before.revision:
+            self._world = self._next(before, manifest.revision, touched)
+        return self._world
+
+    def narrow(self, interest: Interest) -> None:
+        """Forget what is no longer of interest; what is newly of interest comes with the next full change."""
+        self._interest = interest
+        self._values = {key: value for key, value in self._values.items() if interest.wants(self._keys, key)}
+        self.problems = {key: text for key, text in self.problems.items() if interest.wants(self._keys, key)}
+        for service in set(self._instances) - interest.upstreams:
+            del self._instances[service]
+        if world := self._world:
+            wants = interest.services | {"*"}
+            self._world = World(
+                revision=world.revision,
+                mesh=world.mesh,
+                intentions={name: stated for name, stated in world.intentions.items() if name in wants},
+                services={n: s for n, s in world.services.items() if n in interest.services | interest.upstreams},
+                instances={name: found for name, found in world.instances.items() if name in interest.upstreams},
+                bundle=world.bundle,
+            )
+
+    def _take(self, changes: Changes) -> set[str]:
+        """Update the raw values; returns the keys that changed."""
+        new = {entry.key: entry.value for entry in changes.entries if self._interest.wants(self._keys, entry.key)}
+        if changes.full:
+            touched = set(self._values) | set(new) | self._expected()
+            self._values = new
+            return touched
+        gone = {key for key in changes.deleted if self._values.pop(key, None) is not None}
+        self._values.update(new)
+        return gone | set(new)
+
+    def _expected(self) -> set[str]:
+        """Keys that the World in force came from: after a gap each is looked at again, also where it is gone."""
+        if not self._world:
+            return set()
+        held = {"intention": self._world.intentions, "service": self._world.services}
+        documents = {self._keys.document(kind, name) for kind, names in held.items() for name in names}
+        found = (instance for instances in self._world.instances.values() for instance in instances)
+        return documents | {self._keys.instance(each.service, each.host, each.id) for each in found} | {self._keys.bundle}
+
+    def _manifest(self) -> Manifest | None:
+        key = self._keys.manifest
+        if key not in self._values:
+            self.problems[key] = "is missing from the store: the last good policy stays in force"
+            return None
+        try:
+            manifest = decode(Manifest, self._values[key])
+        except UnreadableRecord as error:
+            self.problems[key] = f"{error}: the last good policy stays in force"
+            return None
+        if self._world and manifest.revision < self._world.revision:
+            back = f"from revision {self._world.revision} to {manifest.revision}"
+            self.problems[key] = f"went back {back}: the newer policy stays in force"
+            return None
+        self.problems.pop(key, None)
+        return manifest
+
+    def _next(self, before: World, revision: int, touched: set[str]) -> World:
+        intentions, services = dict(before.intentions), dict(before.services)
+        mesh, bundle, instances = before.mesh, before.bundle, dict(before.instances)
+        changed_services: set[str] = set()
+        for key in sorted(touched):
+            if key == self._keys.bundle:
+                bundle = self._bundle(bundle)
+            elif instance := self._keys.parse_instance(key):
+                self._instance(key, *instance)
+                changed_services.add(instance[0])
+            elif document := self._keys.parse_document(key):
+                kind, name = document
+                if kind == "mesh":
+                    stated = self._policy(key, kind, name, revision, Stated(mesh))
+                    mesh = stated.thing if stated else mesh
+                else:
+                    held: dict[str, Any] = intentions if kind == "intention" else services
+                    _replace(held, name, self._policy(key, kind, name, revision, held.get(name)))
+        for service in changed_services:
+            found = self._instances[service]
+            instances[service] = tuple(found[key] for key in sorted(found))
+        return World(revision, mesh, intentions, services, instances, bundle)
+
+    def _policy(self, key: str, kind: str, name: str, revision: int, last: Stated[Any] | None) -> Stated[Any] | None:
+        """What counts for one document: the store's, else the last good one, else for an intention a closed stand-in."""
+        if key not in self._values:
+            if last:
+                self.problems[key] = "is missing without having been deleted: its last good version stays in force"
+            return last
+        try:
+            revised = decode(PolicyRecord, self._values[key]).at(revision)
+            thing = document_of(kind, name, revised) if revised else None
+        except UnreadableRecord as error:
+            return self._unreadable(key, kind, name, last, str(error))
+        self.problems.pop(key, None)
+        if thing is None or revised is None:
+            return None
+        return Stated(thing, {part: origin.origin() for part, origin in revised.origins.items()})
+
+    def _unreadable(self, key: str, kind: str, name: str, last: Stated[Any] | None, problem: str) -> Stated[Any] | None:
+        if last and not last.broken:
+            self.problems[key] = f"{problem}: its last good version stays in force"
+            return last
+        if kind != "intention":
+            self.problems[key] = f"{problem}: it is ignored"
+            return None
+        self.problems[key] = f"{problem}: everything it could allow is denied"
+        closed = IntentionSource(name="*", action="deny", reason="the record cannot be read")
+        return Stated(Intention(name=name, sources=(closed,)), {}, broken=problem)
+
+    def _bundle(self, last: TrustBundle) -> TrustBundle:
+        key = self._keys.bundle
+        try:
+            bundle = decode(BundleRecord, self._values[key]).bundle()
+        except KeyError:
+            self.problems[key] = "is missing: the last good trust bundle stays in force"
+            return last
+        except UnreadableRecord as error:
+            self.problems[key] = f"{error}: the last good trust bundle stays in force"
+            return last
+        self.problems.pop(key, None)
+        return bundle
+
+    def _instance(self, key: str, service: str, host: str, instance_id: str) -> None:
+        """Take in one instance. Leases make instances go, so absence is a deletion here."""
+        held = self._instances[service]
+        held.pop(key, None)
+        self.problems.pop(key, None)
+        if key not in self._values:
+            return
+        try:
+            record = decode(InstanceRecord, self._values[key])
+        except UnreadableRecord as error:
+            self.problems[key] = f"{error}: this instance is not called"
+            return
+        if (record.service, record.host, record.id) != (service, host, instance_id):
+            self.problems[key] = "does not say what its key says: this instance is not called"
+            return
+        held[key] = Instance.model_validate(record.model_dump(exclude={"v"}))
+
+
+def _replace(held: dict[str, Any], name: str, stated: Stated[Any] | None) -> None:
+    if stated is None:
+        held.pop(name, None)
+    else:
+        held[name] = stated
+
+

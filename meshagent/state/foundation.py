@@ -1,0 +1,58 @@
+"""The first things in a store: the mesh document, the manifest and the trust bundle."""
+
+from __future__ import annotations
+
+from meshagent.errors import Conflict
+from meshagent.model.identity import TrustBundle
+from meshagent.model.mesh import Mesh
+from meshagent.state.changes import Author
+from meshagent.state.keys import Keys
+from meshagent.state.records import (
+    BundleRecord,
+    HistoryRecord,
+    Manifest,
+    OriginRecord,
+    PolicyRecord,
+    decode,
+    dump,
+    encode,
+)
+from meshagent.store.base import Expect, Operation, Put, Store
+
+
+async def lay_foundation(store: Store, keys: Keys, mesh: Mesh, bundle: TrustBundle, author: Author) -> bool:
+    """Set up the mesh where there is none. Returns whether it was done; two hosts that try at once are both right."""
+    if keys.manifest in (await store.read(keys.manifest)).entries:
+        return False
+    origin = OriginRecord(who=author.who, at=author.at)
+    edit = HistoryRecord.Edit(kind="mesh", name="mesh", before=None, after=dump(mesh))
+    history = HistoryRecord(revision=1, who=author.who, at=author.at, why=author.why, edits=[edit])
+    operations: list[Operation] = [
+        Expect(keys.manifest, 0),
+        Put(keys.manifest, encode(Manifest(revision=1))),
+        Put(keys.mesh, encode(PolicyRecord(revision=1, document=dump(mesh), origins={"": origin}))),
+        Put(keys.bundle, encode(_record(bundle))),
+        Put(keys.history(1), encode(history)),
+    ]
+    try:
+        await store.commit(operations)
+    except Conflict:
+        return False
+    return True
+
+
+async def add_roots(store: Store, keys: Keys, bundle: TrustBundle) -> bool:
+    """Make sure that the bundle in the store holds these roots. Returns whether something was added."""
+    entry = (await store.read(keys.bundle)).entries.get(keys.bundle)
+    held = decode(BundleRecord, entry.value).roots if entry else {}
+    merged = {domain: list(pems) for domain, pems in held.items()}
+    for domain, pems in bundle.roots:
+        merged[domain] = [*merged.get(domain, []), *(pem for pem in pems if pem not in merged.get(domain, []))]
+    if merged == held:
+        return False
+    await store.commit([Expect(keys.bundle, entry.revision if entry else 0), Put(keys.bundle, encode(BundleRecord(roots=merged)))])
+    return True
+
+
+def _record(bundle: TrustBundle) -> BundleRecord:
+    return BundleRecord(roots={domain: list(pems) for domain, pems in bundle.roots})

@@ -1,0 +1,107 @@
+"""The whole key layout. No other file knows where anything is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshagent.model.names import ANY
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names of keys under a root, which ends in `/`."""
+
+    root: str = "meshagent/v1/"
+
+    @property
+    def manifest(self) -> str:
+        """The sentinel: without it nothing in the store is believed."""
+        return f"{self.root}config/manifest"
+
+    @property
+    def mesh(self) -> str:
+        """The mesh defaults."""
+        return f"{self.root}config/mesh"
+
+    @property
+    def bundle(self) -> str:
+        """The trust bundle."""
+        return f"{self.root}trust/bundle"
+
+    @property
+    def config(self) -> str:
+        """Prefix of all policy."""
+        return f"{self.root}config/"
+
+    @property
+    def instances(self) -> str:
+        """Prefix of the catalog."""
+        return f"{self.root}instances/"
+
+    @property
+    def reports(self) -> str:
+        """Prefix of the hosts' reports."""
+        return f"{self.root}status/"
+
+    def document(self, kind: str, name: str) -> str:
+        """The record of a document."""
+        return self.mesh if kind == "mesh" else f"{self.root}config/{kind}/{name}"
+
+    def history(self, revision: int) -> str:
+        """What one revision changed. The digits keep the order."""
+        return f"{self.root}config/history/{revision:012d}"
+
+    def instances_of(self, service: str) -> str:
+        """Prefix of one service's instances."""
+        return f"{self.instances}{service}/"
+
+    def instance(self, service: str, host: str, instance_id: str) -> str:
+        """One instance."""
+        return f"{self.instances}{service}/{host}/{instance_id}"
+
+    def report(self, host: str) -> str:
+        """One host's report."""
+        return f"{self.reports}{host}"
+
+    def parse_document(self, key: str) -> tuple[str, str] | None:
+        """(kind, name) of a document's key, else None."""
+        if key == self.mesh:
+            return ("mesh", "mesh")
+        kind, slash, name = key.removeprefix(self.config).partition("/")
+        known = key.startswith(self.config) and slash and kind in ("intention", "service") and "/" not in name
+        return (kind, name) if known else None
+
+    def parse_instance(self, key: str) -> tuple[str, str, str] | None:
+        """(service, host, id) of an instance's key, else None."""
+        parts = key.removeprefix(self.instances).split("/")
+        return (parts[0], parts[1], parts[2]) if key.startswith(self.instances) and len(parts) == 3 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """What one host needs to know: the services that run on it, and those that they call."""
+
+    services: frozenset[str] = frozenset()
+    upstreams: frozenset[str] = frozenset()
+
+    def prefixes(self, keys: Keys) -> tuple[str, ...]:
+        """What to watch, and nothing else."""
+        return (
+            keys.manifest,
+            keys.mesh,
+            keys.bundle,
+            *(keys.document("intention", name) for name in sorted({*self.services, ANY})),
+            *(keys.document("service", name) for name in sorted(self.services | self.upstreams)),
+            *(keys.instances_of(name) for name in sorted(self.upstreams)),
+        )
+
+    def wants(self, keys: Keys, key: str) -> bool:
+        """Whether a key is of interest (a watched key is also the prefix of longer ones, which are not)."""
+        if key in (keys.manifest, keys.bundle):
+            return True
+        if instance := keys.parse_instance(key):
+            return instance[0] in self.upstreams
+        kind, name = keys.parse_document(key) or ("", "")
+        if kind == "intention":
+            return name == ANY or name in self.services
+        return kind == "mesh" or (kind == "service" and name in self.services | self.upstreams)

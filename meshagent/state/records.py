@@ -1,0 +1,183 @@
+"""Values of the store <-> model. Every record has `"v": 1`; an unknown version or field makes it unreadable, never half read.
+
+A policy record: {"v", "revision", "document" (null: deleted), "origins", "replaces" (the state before, or null)}. It counts
+from the moment at which the manifest reaches its revision; until then `replaces` does. So a change of any size is atomic.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from meshagent.model.identity import TrustBundle
+from meshagent.model.kinds import KINDS, Document
+from meshagent.model.names import Model, ServiceName, TrustDomain
+from meshagent.model.service import Instance
+from meshagent.model.world import Origin
+
+Version = Literal[1]
+Record = TypeVar("Record", bound=Model)
+
+
+class UnreadableRecord(ValueError):
+    """A value that is not a record of a known version. Its message says what is wrong with it."""
+
+
+class OriginRecord(Model):
+    """As Origin."""
+
+    file: str = ""
+    line: int = 0
+    who: str = ""
+    at: datetime | None = None
+
+    def origin(self) -> Origin:
+        """The model's value."""
+        return Origin(self.file, self.line, self.who, self.at)
+
+    @classmethod
+    def of(cls, origin: Origin) -> OriginRecord:
+        """The record's value."""
+        return cls(file=origin.file, line=origin.line, who=origin.who, at=origin.at)
+
+
+class Revised(Model):
+    """A document as it stood from `revision` on. `document` is None when it did not exist."""
+
+    revision: int = Field(ge=0)
+    document: dict[str, Any] | None
+    origins: dict[str, OriginRecord] = {}
+
+
+class PolicyRecord(Revised):
+    """A document's record."""
+
+    v: Version = 1
+    replaces: Revised | None = None
+
+    def at(self, manifest: int) -> Revised | None:
+        """What counts while the manifest stands at this revision; None: nothing yet."""
+        return self if self.revision <= manifest else self.replaces
+
+
+class Manifest(Model):
+    """The sentinel. `staging` names a revision whose records are being written but do not count yet."""
+
+    v: Version = 1
+    revision: int = Field(ge=1)
+    staging: int | None = None
+
+
+class BundleRecord(Model):
+    """The trust bundle: PEM roots by trust domain."""
+
+    v: Version = 1
+    roots: dict[TrustDomain, list[str]]
+
+    def bundle(self) -> TrustBundle:
+        """The model's value."""
+        return TrustBundle(tuple((domain, tuple(pems)) for domain, pems in sorted(self.roots.items())))
+
+
+class InstanceRecord(Instance):
+    """One instance in the catalog."""
+
+    v: Version = 1
+
+
+class ReportRecord(Model):
+    """What a host says of itself. `revision` is the policy revision that its proxy has applied."""
+
+    v: Version = 1
+    host: ServiceName
+    revision: int
+    services: list[str]
+    upstreams: list[str] = []
+    agent_version: str
+    envoy_version: str = ""
+    rejected: dict[str, str] = {}
+    problems: list[str] = []
+    svids: dict[str, datetime] = {}
+    bundle: str = ""
+    at: datetime
+
+
+class HistoryRecord(Model):
+    """What one revision changed, by whom, when and why."""
+
+    class Edit(Model):
+        """One document, before and after (None: absent)."""
+
+        kind: str
+        name: str
+        before: dict[str, Any] | None
+        after: dict[str, Any] | None
+
+    v: Version = 1
+    revision: int
+    who: str
+    at: datetime
+    why: str = ""
+    edits: list[Edit]
+
+
+def encode(record: Model) -> bytes:
+    """Canonical JSON: sorted keys, no spaces."""
+    data = record.model_dump(mode="json")
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def decode(record: type[Record], value: bytes) -> Record:
+    """The record in a value; raises UnreadableRecord."""
+    try:
+        data = json.loads(value.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRecord(f"is not JSON: {error or 'nested too deeply'}") from None
+    if not isinstance(data, dict):
+        raise UnreadableRecord("is not a JSON object")
+    if data.get("v") != 1:
+        raise UnreadableRecord(f"has version {data.get('v')!r}; this agent reads version 1")
+    try:
+        return record.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UnreadableRecord(f"{place}: {first['msg']}") from None
+
+
+def document_of(kind: str, name: str, revised: Revised) -> Document | None:
+    """The document, which must be of the kind and name that its key says; raises UnreadableRecord."""
+    if revised.document is None:
+        return None
+    try:
+        document = KINDS[kind].model_validate(revised.document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UnreadableRecord(f"document {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+    if document.name != name:
+        raise UnreadableRecord(f"is kept under {name} but says that it is {document.name}")
+    return document
+
+
+def dump(document: Document) -> dict[str, Any]:
+    """A document as plain data, as records and `--output json` show it."""
+    return document.model_dump(mode="json", exclude_defaults=True) | {"kind": document.kind, "name": document.name}
+
+
+def now_utc(clock: float) -> datetime:
+    """A wall-clock reading (seconds) as an aware time."""
+    return datetime.fromtimestamp(clock, UTC)
+
+
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return data
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is not JSON")

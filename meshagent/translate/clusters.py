@@ -1,0 +1,97 @@
+"""Clusters and endpoints: the apps that run here, and the upstreams that they declared."""
+
+from __future__ import annotations
+
+from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.health_check_pb2 import HealthStatus
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+
+from meshagent.model.names import HTTP_PROTOCOLS
+from meshagent.model.view import Inbound, Outbound
+from meshagent.translate.settings import from_ads, pack
+from meshagent.translate.tls import connect_to
+
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_CONNECT_SECONDS = 2
+_NO_LIMIT = 1 << 20  # Envoy's default of 1024 would refuse quietly; memory is bounded by the limit of downstream connections
+_APP_IDLE_SECONDS = 4  # below the 5 s after which common app servers close a kept connection: no race for the last request
+
+
+def app_cluster_name(inbound: Inbound) -> str:
+    """The cluster of an app that runs here."""
+    return f"app/{inbound.service}/{inbound.instance}"
+
+
+def upstream_name(outbound: Outbound) -> str:
+    """The cluster, load assignment and route configuration of one upstream of one service."""
+    return f"out/{outbound.source}/{outbound.upstream}"
+
+
+def app_cluster(inbound: Inbound) -> Cluster:
+    """Plain connections to the app, in the protocol that it speaks."""
+    cluster = Cluster(name=app_cluster_name(inbound), type=Cluster.STATIC)
+    cluster.connect_timeout.FromSeconds(_CONNECT_SECONDS)
+    cluster.load_assignment.cluster_name = cluster.name
+    address = cluster.load_assignment.endpoints.add().lb_endpoints.add().endpoint.address.socket_address
+    address.address, address.port_value = inbound.app_address, inbound.app_port
+    _unlimited(cluster)
+    if inbound.protocol in HTTP_PROTOCOLS:
+        options = HttpProtocolOptions()
+        options.common_http_protocol_options.idle_timeout.FromSeconds(_APP_IDLE_SECONDS)
+        if inbound.protocol == "http":
+            options.explicit_http_config.http_protocol_options.SetInParent()
+        else:
+            options.explicit_http_config.http2_protocol_options.allow_connect = True
+        pack(cluster.typed_extension_protocol_options[_HTTP_OPTIONS], options)
+    return cluster
+
+
+def upstream_cluster(outbound: Outbound, trust_domain: str) -> Cluster:
+    """mTLS to the sidecars of an upstream; HTTP travels as HTTP/2 whatever the apps speak."""
+    cluster = Cluster(name=upstream_name(outbound), type=Cluster.EDS, lb_policy=Cluster.LEAST_REQUEST)
+    cluster.connect_timeout.FromSeconds(_CONNECT_SECONDS)
+    from_ads(cluster.eds_cluster_config.eds_config)
+    cluster.common_lb_config.healthy_panic_threshold.value = 0  # a failing instance is not called, even when all fail
+    cluster.ignore_health_on_host_removal = True
+    cluster.upstream_connection_options.tcp_keepalive.keepalive_time.value = 60
+    _unlimited(cluster)
+    alpn: tuple[str, ...] = ()
+    if outbound.protocol in HTTP_PROTOCOLS:
+        alpn = ("h2",)
+        options = HttpProtocolOptions()
+        http2 = options.explicit_http_config.http2_protocol_options
+        http2.allow_connect = True
+        http2.connection_keepalive.interval.FromSeconds(30)
+        http2.connection_keepalive.timeout.FromSeconds(10)
+        pack(cluster.typed_extension_protocol_options[_HTTP_OPTIONS], options)
+    connect_to(cluster.transport_socket, outbound.source, outbound.upstream, trust_domain, alpn)
+    return cluster
+
+
+def load_assignment(outbound: Outbound) -> ClusterLoadAssignment:
+    """The endpoints. None is said explicitly: a removed resource would leave the old ones in use (measured)."""
+    assignment = ClusterLoadAssignment(cluster_name=upstream_name(outbound))
+    if outbound.endpoints:
+        locality = assignment.endpoints.add()
+        for endpoint in outbound.endpoints:
+            added = locality.lb_endpoints.add()
+            address = added.endpoint.address.socket_address
+            address.address, address.port_value = endpoint.address, endpoint.port
+            if not endpoint.healthy:
+                added.health_status = HealthStatus.UNHEALTHY
+    return assignment
+
+
+def _unlimited(cluster: Cluster) -> None:
+    limits = cluster.circuit_breakers.thresholds.add()
+    for name in ("max_connections", "max_pending_requests", "max_requests"):
+        getattr(limits, name).value = _NO_LIMIT
+    _retry_budget(limits)
+
+
+def _retry_budget(limits: CircuitBreakers.Thresholds) -> None:
+    """Retries are at most a fifth of the requests under way, so that a failure never becomes a storm."""
+    limits.retry_budget.budget_percent.value = 20
+    limits.retry_budget.min_retry_concurrency.value = 3

@@ -1,0 +1,101 @@
+"""The HTTP connection managers: hardened towards the mesh, forgiving towards the local app."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from envoy.config.accesslog.v3.accesslog_pb2 import ComparisonFilter
+from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
+from envoy.config.route.v3.route_components_pb2 import RetryPolicy
+from envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+    HttpFilter,
+)
+from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2 import HeaderMutation
+
+from meshagent.model.mesh import AccessLog
+from meshagent.translate.accesslog import access_log
+from meshagent.translate.settings import Settings, pack
+
+_INBOUND_MAX_AGE_SECONDS = 3600  # an identity is proven when a connection is made; bounded by the longest usual TTL
+# Headers that only a sidecar may set (facts/security.md, findings 7 and 9; attack test 6).
+_OWN_PREFIXES = ("x-envoy-", "x-mesh-")
+_OWN_NAMES = ("x-forwarded-for", "x-real-ip")
+
+
+def inbound_manager(service: str, policy: AccessLog, settings: Settings, filters: Sequence[HttpFilter]) -> HttpConnectionManager:
+    """Towards the mesh: normalised, bounded, nothing believed that the peer cannot prove. The caller adds the routes."""
+    manager = _manager(f"in.{service}", filters)
+    manager.common_http_protocol_options.headers_with_underscores_action = HttpProtocolOptions.REJECT_REQUEST
+    manager.common_http_protocol_options.max_connection_duration.FromSeconds(_INBOUND_MAX_AGE_SECONDS)
+    manager.generate_request_id.value = False
+    manager.normalize_path.value = True
+    manager.merge_slashes = True
+    manager.path_with_escaped_slashes_action = HttpConnectionManager.REJECT_REQUEST
+    manager.strip_trailing_host_dot = True
+    manager.forward_client_cert_details = HttpConnectionManager.SANITIZE_SET
+    manager.set_current_client_cert_details.uri = True
+    manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
+    _explain_refusals(manager, service)
+    if policy.only != "none":
+        access_log(manager.access_log.add(), policy, settings, http=True, service=service, side="inbound")
+    return manager
+
+
+def outbound_manager(source: str, upstream: str, policy: AccessLog, settings: Settings) -> HttpConnectionManager:
+    """Towards the local app: HTTP/1.0 too, and none of the headers by which an app could steer the sidecar."""
+    manager = _manager(f"out.{source}.{upstream}", ())
+    manager.http_protocol_options.accept_http_10 = True
+    manager.http_protocol_options.default_host_for_http_10 = upstream
+    manager.forward_client_cert_details = HttpConnectionManager.SANITIZE
+    manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
+    if policy.only != "none":
+        access_log(manager.access_log.add(), policy, settings, http=True, service=source, side=f"outbound to {upstream}")
+    return manager
+
+
+def safe_retries(policy: RetryPolicy, attempts: int) -> None:
+    """Retries of what the other side certainly did not see: an instance that is leaving costs no request."""
+    policy.retry_on = "connect-failure,refused-stream,reset-before-request"
+    policy.num_retries.value = attempts
+    policy.retry_back_off.base_interval.FromMilliseconds(5)
+    policy.retry_back_off.max_interval.FromMilliseconds(100)
+    policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
+    policy.host_selection_retry_max_attempts = 3
+
+
+def _manager(stat_prefix: str, filters: Sequence[HttpFilter]) -> HttpConnectionManager:
+    manager = HttpConnectionManager(stat_prefix=stat_prefix, codec_type=HttpConnectionManager.AUTO)
+    manager.http2_protocol_options.allow_connect = True  # carries WebSockets
+    manager.upgrade_configs.add(upgrade_type="websocket")
+    manager.common_http_protocol_options.max_headers_count.value = 100
+    manager.request_headers_timeout.FromSeconds(10)
+    mutation = HeaderMutation()
+    for prefix in _OWN_PREFIXES:
+        mutation.mutations.add().remove_on_match.key_matcher.prefix = prefix
+    for name in _OWN_NAMES:
+        mutation.mutations.add().remove = name
+    early = manager.early_header_mutation_extensions.add(name="envoy.http.early_header_mutation.header_mutation")
+    pack(early.typed_config, mutation)
+    manager.http_filters.extend(filters)
+    router = Router(suppress_envoy_headers=True)
+    router.dynamic_stats.value = False
+    pack(manager.http_filters.add(name="envoy.filters.http.router").typed_config, router)
+    return manager
+
+
+def _explain_refusals(manager: HttpConnectionManager, service: str) -> None:
+    """A refused call says who was refused by whom and where to ask, and tells strangers no rule."""
+    mapper = manager.local_reply_config.mappers.add()
+    comparison = mapper.filter.status_code_filter.comparison
+    comparison.op = ComparisonFilter.EQ
+    comparison.value.default_value = 403
+    comparison.value.runtime_key = "meshagent.refused_status"
+    header = mapper.headers_to_add.add().header
+    header.key, header.value = "x-mesh-refused", "intention"
+    fields = mapper.body_format_override.json_format.fields
+    fields["error"].string_value = f"refused: no intention in force lets the caller make this call to {service}"
+    fields["caller"].string_value = "%DOWNSTREAM_PEER_URI_SAN%"
+    fields["destination"].string_value = service
+    fields["next_step"].string_value = f"meshagent explain SOURCE {service} METHOD PATH"

@@ -1,0 +1,111 @@
+"""Inbound listeners: one mTLS port for all services of the host, told apart by SNI, a filter chain per allowed source."""
+
+from __future__ import annotations
+
+from envoy.config.core.v3.config_source_pb2 import ExtensionConfigSource
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import UpstreamConnectMode
+
+from meshagent.model.names import HTTP_PROTOCOLS
+from meshagent.model.view import Inbound, ProxyView
+from meshagent.translate.accesslog import access_log
+from meshagent.translate.clusters import app_cluster_name
+from meshagent.translate.connection import inbound_manager, safe_retries
+from meshagent.translate.rbac import deny_all, plain_rbac_name, rbac_name
+from meshagent.translate.settings import Settings, from_ads, pack
+from meshagent.translate.tcp import tcp_forward
+from meshagent.translate.tls import accept_from, server_name
+
+NOWHERE = "nowhere"  # no cluster has this name: a connection sent there is closed
+
+
+def inbound_listener_name(port: int) -> str:
+    """The listener of an mTLS port."""
+    return f"in/{port}"
+
+
+def plain_listener_name(inbound: Inbound) -> str:
+    """The listener of a permissive service's plain-text port."""
+    return f"plain/{inbound.service}/{inbound.instance}"
+
+
+def inbound_listener(members: tuple[Inbound, ...], view: ProxyView, settings: Settings) -> Listener:
+    """The mTLS listener of one port. Only its chains ever change, so Envoy updates it in place and drains just those."""
+    listener = _listener(inbound_listener_name(members[0].mtls_port), view.address, members[0].mtls_port)
+    pack(listener.listener_filters.add(name="envoy.filters.listener.tls_inspector").typed_config, TlsInspector())
+    for inbound in members:
+        for chain in inbound.chains:
+            _mtls_chain(listener.filter_chains.add(), inbound, chain.source, chain.cut, view, settings)
+        _mtls_chain(listener.filter_chains.add(), inbound, None, inbound.default_cut, view, settings)
+    return listener
+
+
+def plain_listener(inbound: Inbound, view: ProxyView, settings: Settings) -> Listener:
+    """The plain-text listener of a permissive service. Who comes here is a stranger to every intention."""
+    listener = _listener(plain_listener_name(inbound), view.address, inbound.plain_port)
+    chain = listener.filter_chains.add(name=f"{inbound.service}/plain")
+    _filters(chain, inbound, plain_rbac_name(inbound.service), view, settings, closed=False)
+    return listener
+
+
+def _listener(name: str, address: str, port: int) -> Listener:
+    listener = Listener(name=name)
+    listener.address.socket_address.address = address
+    listener.address.socket_address.port_value = port
+    # With SO_REUSEPORT a second Envoy of the same user would silently share the port; without it, it is told.
+    listener.enable_reuse_port.value = False
+    return listener
+
+
+def _mtls_chain(chain: FilterChain, inbound: Inbound, source: str | None, cut: int, view: ProxyView, settings: Settings) -> None:
+    chain.name = f"{inbound.service}/{source or '*'}"
+    chain.filter_chain_match.server_names.append(server_name(source or "*", inbound.service, view.trust_domain))
+    if cut:
+        chain.metadata.filter_metadata["meshagent"].fields["cut"].number_value = cut
+    alpn = ("h2", "http/1.1") if inbound.protocol in HTTP_PROTOCOLS else ()
+    accept_from(chain.transport_socket, inbound.service, view.trust_domain, source, alpn)
+    # A server that speaks first would be heard before the RBAC filter sees a byte of the caller: so where nobody in
+    # the default chain is allowed, it leads nowhere.
+    closed = source is None and not inbound.default_open
+    _filters(chain, inbound, rbac_name(inbound.service), view, settings, closed=closed)
+
+
+def _filters(chain: FilterChain, inbound: Inbound, rbac: str, view: ProxyView, settings: Settings, *, closed: bool) -> None:
+    if inbound.protocol in HTTP_PROTOCOLS:
+        http_guard = HttpFilter(name=rbac)
+        _by_ecds(http_guard.config_discovery, inbound.protocol)
+        manager = inbound_manager(inbound.service, view.access_log, settings, [http_guard])
+        _route_to_app(manager.route_config, inbound)
+        pack(chain.filters.add(name="envoy.filters.network.http_connection_manager").typed_config, manager)
+        return
+    guard = chain.filters.add(name=rbac)
+    _by_ecds(guard.config_discovery, inbound.protocol)
+    proxy = tcp_forward(f"in.{inbound.service}", NOWHERE if closed else app_cluster_name(inbound))
+    proxy.upstream_connect_mode = UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE
+    if view.access_log.only != "none":
+        access_log(proxy.access_log.add(), view.access_log, settings, http=False, service=inbound.service, side="inbound")
+    pack(chain.filters.add(name="envoy.filters.network.tcp_proxy").typed_config, proxy)
+
+
+def _by_ecds(discovery: ExtensionConfigSource, protocol: str) -> None:
+    """The RBAC filter's rules by ECDS, and deny until they are there (measured: 403 at once, others serve at once)."""
+    from_ads(discovery.config_source)
+    closed = deny_all(protocol)
+    pack(discovery.default_config, closed)
+    discovery.apply_default_config_without_warming = True
+    discovery.type_urls.append(f"type.googleapis.com/{closed.DESCRIPTOR.full_name}")
+
+
+def _route_to_app(routes: RouteConfiguration, inbound: Inbound) -> None:
+    routes.name = inbound.service
+    host = routes.virtual_hosts.add(name=inbound.service, domains=["*"])
+    route = host.routes.add()
+    route.match.prefix = "/"
+    route.route.cluster = app_cluster_name(inbound)
+    route.route.timeout.SetInParent()  # 0: streams live as long as they like
+    safe_retries(route.route.retry_policy, 1)
+

@@ -1,0 +1,29 @@
+"""What translation needs to know of this host beyond the view, and the names shared by all resources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from envoy.config.core.v3.config_source_pb2 import ApiVersion, ConfigSource
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import Message
+
+ROOTS = "roots"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`access_log_path`: the file to which Envoy appends one JSON line a logged request."""
+
+    access_log_path: str
+
+
+def from_ads(source: ConfigSource) -> None:
+    """Make the source the aggregated stream."""
+    source.ads.SetInParent()
+    source.resource_api_version = ApiVersion.V3
+
+
+def pack(target: Any, message: Message) -> None:
+    """Put a message into an Any, with the same bytes each time."""
+    target.Pack(message, deterministic=True)
