@@ -1,0 +1,65 @@
+# What people and CI run. `make` alone lists it.
+BIN := .venv/bin
+READY := .venv/ready
+PYTEST := $(BIN)/python -m pytest --durations=10
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make lock" $(LOCK) pyproject.toml
+
+# In CI a server that a test needs and cannot find is a failure, on a person's machine the test is left out by name.
+ifdef CI
+export MESHAGENT_REQUIRE_SERVERS := 1
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check lint types floors sizes format test unit conformance system demo lock clean
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(READY) ## .venv as the lock says, meshagent in it, type stubs for Envoy's messages (PYTHON=… to choose)
+
+$(READY): requirements-dev.lock pyproject.toml meshagent/__init__.py scripts/setup.sh scripts/typings.py
+	@bash scripts/setup.sh
+
+check: lint types floors sizes ## all of the next four
+
+lint: $(READY) ## format and lint
+	$(BIN)/ruff format --check --output-format concise .
+	$(BIN)/ruff check --output-format concise .
+
+types: $(READY) ## mypy
+	@$(BIN)/python scripts/typings.py
+	$(BIN)/mypy
+
+floors: $(READY) ## who may import whom
+	$(BIN)/lint-imports --no-logo
+
+sizes: $(READY) ## files and functions that fit in a head
+	$(BIN)/python scripts/sizes.py
+
+format: $(READY) ## write the format, and fix what ruff can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+test: unit conformance system ## all tests
+
+unit: $(READY) ## without network, seconds
+	$(PYTEST) tests/unit $(wildcard tests/golden tests/corpus)
+
+conformance: $(READY) ## every store and CA against its protocol's suite
+	$(PYTEST) tests/conformance
+
+system: $(READY) ## whole agents with real Envoys
+	$(PYTEST) tests/system
+
+demo: $(READY) ## the whole thing on this machine
+	$(BIN)/meshagent demo
+
+lock: $(READY) ## write both lock files from pyproject.toml (LOCK=--upgrade for the newest versions)
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
+clean: ## remove all that these targets made
+	rm -rf .venv .typings .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+		test-artifacts build dist meshagent.egg-info
+	find meshagent tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
