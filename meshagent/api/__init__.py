@@ -1,1 +1,1 @@
-""""""
+"""The agent's local API: what `Operations` offers, carried over a Unix socket."""

@@ -70,6 +70,16 @@ class Inbound:
         allowed = sum(1 for rule in self.guard.rules if rule.source != "*" and rule.action != "deny")
         return allowed > len(self.chains)
 
+    @property
+    def shut_out(self) -> tuple[str, ...]:
+        """Named sources that a TCP service must not even greet: they would else share the default chain with the allowed.
+
+        RBAC looks at a caller's first byte, and a server that speaks first is heard before that (measured).
+        """
+        if self.protocol != "tcp" or not self.default_open:
+            return ()
+        return tuple(sorted(rule.source for rule in self.guard.rules if rule.source != "*" and rule.action == "deny"))
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:

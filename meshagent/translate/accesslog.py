@@ -22,7 +22,7 @@ _HTTP = {
     "status": "%RESPONSE_CODE%",
     "details": "%RESPONSE_CODE_DETAILS%",
     "method": "%REQ(:METHOD)%",
-    "path": "%PATH(NQ:ORIG)%",
+    "path": "%PATH(NQ)%",
     "authority": "%REQ(:AUTHORITY)%",
     "request_id": "%REQ(X-REQUEST-ID)%",
 }

@@ -13,6 +13,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpFilter,
 )
 from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2 import HeaderMutation
+from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
 
 from meshagent.model.mesh import AccessLog
 from meshagent.translate.accesslog import access_log
@@ -61,7 +62,8 @@ def safe_retries(policy: RetryPolicy, attempts: int) -> None:
     policy.num_retries.value = attempts
     policy.retry_back_off.base_interval.FromMilliseconds(5)
     policy.retry_back_off.max_interval.FromMilliseconds(100)
-    policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
+    elsewhere = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
+    pack(elsewhere.typed_config, PreviousHostsPredicate())
     policy.host_selection_retry_max_attempts = 3
 
 

@@ -20,6 +20,7 @@ from meshagent.translate.settings import Settings, from_ads, pack
 from meshagent.translate.tcp import tcp_forward
 from meshagent.translate.tls import accept_from, server_name
 
+_EARLY_BYTES = 65536  # kept while the app is being connected to
 NOWHERE = "nowhere"  # no cluster has this name: a connection sent there is closed
 
 
@@ -40,6 +41,8 @@ def inbound_listener(members: tuple[Inbound, ...], view: ProxyView, settings: Se
     for inbound in members:
         for chain in inbound.chains:
             _mtls_chain(listener.filter_chains.add(), inbound, chain.source, chain.cut, view, settings)
+        for source in inbound.shut_out:
+            _mtls_chain(listener.filter_chains.add(), inbound, source, 0, view, settings)
         _mtls_chain(listener.filter_chains.add(), inbound, None, inbound.default_cut, view, settings)
     return listener
 
@@ -68,9 +71,9 @@ def _mtls_chain(chain: FilterChain, inbound: Inbound, source: str | None, cut: i
         chain.metadata.filter_metadata["meshagent"].fields["cut"].number_value = cut
     alpn = ("h2", "http/1.1") if inbound.protocol in HTTP_PROTOCOLS else ()
     accept_from(chain.transport_socket, inbound.service, view.trust_domain, source, alpn)
-    # A server that speaks first would be heard before the RBAC filter sees a byte of the caller: so where nobody in
-    # the default chain is allowed, it leads nowhere.
-    closed = source is None and not inbound.default_open
+    # A server that speaks first would be heard before the RBAC filter sees a byte of the caller: so a chain in which
+    # nobody is allowed leads nowhere.
+    closed = source in inbound.shut_out if source else not inbound.default_open
     _filters(chain, inbound, rbac_name(inbound.service), view, settings, closed=closed)
 
 
@@ -85,7 +88,8 @@ def _filters(chain: FilterChain, inbound: Inbound, rbac: str, view: ProxyView, s
     guard = chain.filters.add(name=rbac)
     _by_ecds(guard.config_discovery, inbound.protocol)
     proxy = tcp_forward(f"in.{inbound.service}", NOWHERE if closed else app_cluster_name(inbound))
-    proxy.upstream_connect_mode = UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE
+    proxy.upstream_connect_mode = UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE  # a stranger costs the app nothing
+    proxy.max_early_data_bytes.value = _EARLY_BYTES
     if view.access_log.only != "none":
         access_log(proxy.access_log.add(), view.access_log, settings, http=False, service=inbound.service, side="inbound")
     pack(chain.filters.add(name="envoy.filters.network.tcp_proxy").typed_config, proxy)

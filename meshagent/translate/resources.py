@@ -58,7 +58,8 @@ def _by_port(inbound: Inbound) -> tuple[int, str, str]:
 def _listened(inbound: Inbound) -> Hashable:
     """What the listener depends on: everything but the rules, which travel by ECDS and leave the listener still."""
     closed = inbound.protocol == "tcp" and not inbound.default_open
-    return (inbound.service, inbound.instance, inbound.protocol, inbound.chains, inbound.default_cut, closed)
+    fixed = (inbound.service, inbound.instance, inbound.protocol)
+    return (*fixed, inbound.chains, inbound.default_cut, closed, inbound.shut_out)
 
 
 def _inbound(inbound: Inbound, view: ProxyView) -> _Named:

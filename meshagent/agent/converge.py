@@ -1,0 +1,93 @@
+"""World + this host's services + SVIDs -> what Envoy is served. All judgement is in two pure calls, resolve and translate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Never
+
+import structlog
+
+from meshagent.model.identity import Svid
+from meshagent.model.view import ProxyView
+from meshagent.model.world import Local, World
+from meshagent.policy.resolve import Host, resolve
+from meshagent.translate.resources import Resources, Translated, translate
+from meshagent.translate.settings import Settings
+from meshagent.xds.cache import Cache
+
+_log = structlog.get_logger(__name__)
+_LONGEST_SLEEP = 3600.0
+
+
+class Converger:
+    """Serves the newest inputs: bursts collapse into one push. Nothing is served before the first World is offered."""
+
+    def __init__(self, host: Host, settings: Settings, cache: Cache, clock: Callable[[], datetime]) -> None:
+        self._host = host
+        self._settings = settings
+        self._cache = cache
+        self._clock = clock
+        self._dirty = asyncio.Event()
+        self._translated = Translated()
+        self.world: World | None = None
+        self.locals: tuple[Local, ...] = ()
+        self.svids: Mapping[str, Svid] = {}
+        self.view: ProxyView | None = None
+        self.on_served: Callable[[World, ProxyView, int], None] = lambda *_: None
+
+    def offer(
+        self,
+        *,
+        world: World | None = None,
+        locals_: tuple[Local, ...] | None = None,
+        svids: Mapping[str, Svid] | None = None,
+    ) -> None:
+        """Take in newer inputs; the loop does the rest."""
+        self.world = world or self.world
+        self.locals = self.locals if locals_ is None else locals_
+        self.svids = self.svids if svids is None else svids
+        self._dirty.set()
+
+    def remember(self, view: ProxyView) -> None:
+        """Start from the view that an earlier agent served, so that what changed meanwhile cuts what it must."""
+        self.view = view
+
+    async def run(self) -> Never:
+        """Serve, for ever."""
+        while True:
+            await self._wait()
+            self._dirty.clear()
+            if self.world is not None:
+                self.serve(self.world)
+
+    def serve(self, world: World) -> int:
+        """Bring the cache up to the inputs. Returns the generation that holds them."""
+        view = resolve(world, self._host, self.locals, self.view, self._clock())
+        translated = translate(view, self.svids, self._settings, self._translated)
+        changed, removed = difference(self._translated.resources, translated.resources)
+        generation = self._cache.update(changed, removed)
+        self.view, self._translated = view, translated
+        if changed or removed:
+            _log.info("world_served", revision=world.revision, generation=generation, changed=len(changed), removed=len(removed))
+        self.on_served(world, view, generation)
+        return generation
+
+    async def _wait(self) -> None:
+        """Until something changed, or an intention expires."""
+        until = self.view.valid_until if self.view else None
+        left = (until - self._clock()).total_seconds() if until else _LONGEST_SLEEP
+        try:
+            async with asyncio.timeout(min(max(left, 0.0) + 0.001, _LONGEST_SLEEP)):
+                await self._dirty.wait()
+        except TimeoutError:
+            pass
+
+
+def difference(old: Resources, new: Resources) -> tuple[dict[tuple[str, str], bytes], list[tuple[str, str]]]:
+    """(what is new or different, what is gone)."""
+    changed = {key: value for key, value in new.items() if old.get(key) is not value and old.get(key) != value}
+    return changed, [key for key in old if key not in new]
+
+

@@ -1,0 +1,130 @@
+"""SVIDs of the host's services: made on this host, accepted by our own rules, renewed in good time, kept for a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Never
+
+import structlog
+
+from meshagent.ca.base import Authority
+from meshagent.ca.rotation import Keep, backoff, next_step
+from meshagent.errors import MeshError
+from meshagent.model.identity import Svid, TrustBundle
+from meshagent.model.names import spiffe_id
+from meshagent.private import read_private, write_private
+
+_log = structlog.get_logger(__name__)
+_LONGEST_SLEEP = 60.0
+
+
+class Identities:
+    """Keeps one SVID a service. `changed` is called with all of them after every change."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        directory: Path,
+        ttl: timedelta,
+        clock: Callable[[], datetime],
+        changed: Callable[[Mapping[str, Svid]], None],
+    ) -> None:
+        self._authority = authority
+        self._directory = directory
+        self._ttl = ttl
+        self._clock = clock
+        self._changed = changed
+        self._wanted: frozenset[str] = frozenset()
+        self._trust_domain = ""
+        self._bundle = TrustBundle()
+        self._at: dict[str, float] = {}  # where in the renewal window this SVID is renewed, drawn once for each
+        self._failures: dict[str, tuple[int, datetime]] = {}  # attempts, not before
+        self._wake = asyncio.Event()
+        self.svids: dict[str, Svid] = {}
+        self.problems: dict[str, str] = {}
+
+    def want(self, services: Collection[str], trust_domain: str, bundle: TrustBundle) -> None:
+        """Say whose SVIDs are needed, and which roots they must chain to."""
+        wanted = (frozenset(services), trust_domain, bundle)
+        if wanted == (self._wanted, self._trust_domain, self._bundle):
+            return
+        self._wanted, self._trust_domain, self._bundle = wanted
+        self._load()
+        self._wake.set()
+
+    async def run(self) -> Never:
+        """Issue and renew, for ever."""
+        while True:
+            self._wake.clear()
+            pause = await self._step()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _step(self) -> float:
+        """Do what is due now. Returns the seconds until something may be due again."""
+        due = self._clock() + timedelta(seconds=_LONGEST_SLEEP)
+        for service in sorted(self._wanted):
+            at = self._at.setdefault(service, random.random())  # noqa: S311 - spreads load, hides nothing
+            decision = next_step(self._clock(), self.svids.get(service), self._bundle, self._trust_domain, at)
+            if isinstance(decision, Keep):
+                due = min(due, decision.until)
+                continue
+            attempts, not_before = self._failures.get(service, (0, self._clock()))
+            if self._clock() >= not_before and not await self._renew(service, decision.reason):
+                pause = backoff(attempts, random.random())  # noqa: S311
+                self._failures[service] = (attempts + 1, self._clock() + pause)
+            due = min(due, self._failures.get(service, (0, due))[1])
+        return max((due - self._clock()).total_seconds(), 0.01)
+
+    async def _renew(self, service: str, reason: str) -> bool:
+        from meshagent.ca.x509 import accept, new_key_and_csr
+
+        name = spiffe_id(self._trust_domain, service)
+        try:
+            key_pem, csr_pem = new_key_and_csr(name)
+            chain = await self._authority.sign(csr_pem, name, self._ttl)
+            svid = accept(chain, key_pem, name, self._bundle, self._trust_domain, self._clock(), self._ttl)
+            write_private(self._file(service), svid.key_pem + svid.chain_pem)
+        except MeshError as error:
+            self.problems[service] = str(error)
+            _log.warning("svid_not_renewed", service=service, reason=reason, problem=str(error), code=error.code)
+            return False
+        self._failures.pop(service, None)
+        self._at.pop(service, None)
+        self.problems.pop(service, None)
+        _log.info("svid_renewed", spiffe_id=name, serial=svid.serial, expires_at=svid.expires_at.isoformat(), reason=reason)
+        self._keep(service, svid)
+        return True
+
+    def _keep(self, service: str, svid: Svid) -> None:
+        self.svids = {**self.svids, service: svid}
+        self._changed(self.svids)
+
+    def _load(self) -> None:
+        """Take in what an earlier agent kept, where it passes the same checks as a new one."""
+        from meshagent.ca.x509 import accept
+
+        for service in self._wanted - set(self.svids):
+            path = self._file(service)
+            name = spiffe_id(self._trust_domain, service)
+            try:
+                pem = read_private(path)
+                start = pem.index(b"-----BEGIN CERTIFICATE-----")
+                key, chain = pem[:start], pem[start:]
+                svid = accept(chain, key, name, self._bundle, self._trust_domain, self._clock(), timedelta(days=3650))
+            except FileNotFoundError:
+                continue
+            except (MeshError, ValueError) as error:
+                _log.warning("svid_file_unusable", path=str(path), problem=str(error))
+                continue
+            self._keep(service, svid)
+
+    def _file(self, service: str) -> Path:
+        return self._directory / f"{service}.pem"

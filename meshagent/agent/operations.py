@@ -1,0 +1,268 @@
+"""What this host can be asked to do, and what it says of itself. The loops are joined here; `api/` only carries it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from meshagent.agent.converge import Converger
+from meshagent.agent.identities import Identities
+from meshagent.agent.membership import Membership
+from meshagent.agent.roster import Place, Registered, Roster, Source
+from meshagent.agent.snapshots import Snapshots
+from meshagent.agent.watching import Watching
+from meshagent.errors import EnvoyFailed, MeshError
+from meshagent.model.service import Instance, ServiceDefinition
+from meshagent.model.view import ProxyView
+from meshagent.model.world import World
+from meshagent.state.records import ReportRecord
+from meshagent.xds.server import XdsServer
+
+_log = structlog.get_logger(__name__)
+_SPREAD_SECONDS = 0.5  # callers elsewhere hear of a deregistration in milliseconds; this is the margin
+_ACTIVE_EVERY = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Facts of this host that do not change while the agent runs."""
+
+    name: str
+    address: str
+    region: str
+    zone: str
+    agent_version: str
+    envoy_version: str
+    drain: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    generation: int
+    revision: int
+    places: frozenset[Place]
+
+
+class Operations:
+    """Joins roster, watching, identities, converger, membership and snapshots."""
+
+    def __init__(
+        self,
+        here: Here,
+        roster: Roster,
+        watching: Watching,
+        identities: Identities,
+        converger: Converger,
+        membership: Membership,
+        snapshots: Snapshots,
+        xds: XdsServer,
+        clock: Callable[[], datetime],
+        active: Callable[[Registered], Awaitable[int]],
+    ) -> None:
+        self.here = here
+        self.roster = roster
+        self.watching = watching
+        self.identities = identities
+        self.converger = converger
+        self.membership = membership
+        self.snapshots = snapshots
+        self.xds = xds
+        self._clock = clock
+        self._active = active
+        self._waiting: list[_Served] = []
+        self._policy: object = None
+        self._policy_revision = 0
+        self.live: frozenset[Place] = frozenset()
+        self.applied_revision = 0
+        self._moved = asyncio.Event()
+        converger.on_served = self._served
+
+    # --- what the loops tell each other
+
+    def roster_changed(self) -> None:
+        """A service came, went, or changed its health."""
+        self.watching.narrow(self.roster.interest())
+        self._want_identities(self.converger.world)
+        self.converger.offer(locals_=self.roster.locals(self.converger.world))
+        self._offer_instances()
+
+    def world_changed(self, world: World) -> None:
+        """The store has a new World."""
+        self._want_identities(world)
+        self.converger.offer(world=world, locals_=self.roster.locals(world))
+
+    async def follow_outcomes(self) -> None:
+        """Take in what Envoy applied and rejected, for ever."""
+        async for _ in self.xds.outcomes():
+            self._settle()
+
+    def _served(self, world: World, view: ProxyView, generation: int) -> None:
+        policy = (world.mesh, world.intentions, world.services)
+        if policy != self._policy:
+            self._policy, self._policy_revision = policy, world.revision
+        places = frozenset((inbound.service, inbound.instance) for inbound in view.inbounds)
+        self._waiting.append(_Served(generation, self._policy_revision, places))
+        self.snapshots.keep(world, view)
+        self._settle()
+
+    def _settle(self) -> None:
+        """What is applied counts: instances whose listener is up are offered to callers, the revision is reported."""
+        applied = self.xds.applied
+        done = [served for served in self._waiting if served.generation <= applied]
+        if done:
+            self._waiting = [served for served in self._waiting if served.generation > applied]
+            self.applied_revision = done[-1].revision
+            rejected = self.rejected()
+            ports = {each.place: f"in/{each.mtls_port}" for each in self.roster.registered.values()}
+            self.live = frozenset(place for place in done[-1].places if ports.get(place) not in rejected)
+        self._offer_instances()
+        self.report()
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    def _want_identities(self, world: World | None) -> None:
+        if world is not None:
+            services = {definition.name for definition in (each.definition for each in self.roster.registered.values())}
+            self.identities.want(services, world.mesh.trust_domain, world.bundle)
+
+    def _offer_instances(self) -> None:
+        offered = {place: each for place, each in self.roster.registered.items() if place in self.live and not each.draining}
+        self.membership.offer({place: self._instance(each) for place, each in offered.items()})
+
+    def _instance(self, each: Registered) -> Instance:
+        return Instance(
+            service=each.definition.name,
+            host=self.here.name,
+            id=each.definition.instance_id,
+            address=self.here.address,
+            port=each.mtls_port,
+            protocol=each.definition.protocol,
+            health="passing" if each.healthy else "failing",
+            meta=each.definition.meta,
+            region=self.here.region,
+            zone=self.here.zone,
+        )
+
+    # --- what a person asks
+
+    async def up(self, definition: ServiceDefinition, source: Source, wait: float) -> Registered:
+        """Register a service; returns when its listeners are up and the store knows it, at most `wait` seconds later.
+
+        Raises PortInUse, UsageProblem; EnvoyFailed when Envoy refuses a listener or is not there in time.
+        """
+        registered = self.roster.add(definition, source)
+        try:
+            async with asyncio.timeout(wait):
+                while registered.place not in self.live or definition.name not in self.identities.svids:
+                    self._refuse_rejected(registered)
+                    await self._next_move()
+                self._refuse_rejected(registered)
+                await self.membership.settled()
+        except TimeoutError:
+            raise EnvoyFailed(
+                f"{definition.name} is registered here but not in service after {wait:g} s: {self._holding_up(registered)}",
+                next_step="meshagent proxy status; meshagent status",
+            ) from None
+        return registered
+
+    async def down(self, service: str, instance_id: str | None) -> tuple[Registered, float]:
+        """Drain and deregister: callers are told first, then what is under way may end. Returns it and the seconds taken."""
+        found = self.roster.find(service, instance_id)
+        started = asyncio.get_running_loop().time()
+        self.roster.drain(found.place)
+        await self._quiet([found])
+        self.roster.remove(found.place)
+        generation = self.converger.serve(self.converger.world) if self.converger.world else 0
+        await self.xds.wait_applied(generation, 2.0)
+        return found, asyncio.get_running_loop().time() - started
+
+    async def leave(self) -> None:
+        """Drain everything, before the agent ends."""
+        everything = list(self.roster.registered.values())
+        for each in everything:
+            self.roster.drain(each.place)
+        await self._quiet(everything)
+        await self.membership.leave()
+        await self.snapshots.flush()
+
+    async def _quiet(self, leaving: list[Registered]) -> None:
+        """Wait until callers know and nothing is under way, at most the drain time."""
+        try:
+            async with asyncio.timeout(self.here.drain.total_seconds()):
+                await self.membership.settled()
+                await asyncio.sleep(_SPREAD_SECONDS)
+                while any([await self._active(each) for each in leaving]):
+                    await asyncio.sleep(_ACTIVE_EVERY)
+        except TimeoutError:
+            _log.warning("drain_cut_short", services=[each.definition.name for each in leaving])
+        except MeshError as error:
+            _log.warning("drain_unwatched", problem=str(error))
+
+    async def _next_move(self) -> None:
+        """Until something was applied or issued; looked at again after a moment in any case."""
+        try:
+            async with asyncio.timeout(0.05):
+                await self._moved.wait()
+        except TimeoutError:
+            pass
+
+    def _refuse_rejected(self, registered: Registered) -> None:
+        names = [f"in/{registered.mtls_port}"]
+        for upstream in registered.definition.upstreams:
+            where = upstream.local_port or upstream.local_socket
+            names.append(f"out/{registered.definition.name}/{upstream.service}:{where}")
+        for name in names:
+            if message := self.rejected().get(name):
+                raise EnvoyFailed(f"Envoy refuses {name}: {message}", next_step="meshagent proxy status")
+
+    def _holding_up(self, registered: Registered) -> str:
+        if not self.xds.streams:
+            return "Envoy is not connected"
+        if problem := self.identities.problems.get(registered.definition.name):
+            return f"no certificate ({problem})"
+        if registered.place not in self.live:
+            return "Envoy has not applied its listener"
+        return f"the store has not taken it ({self.membership.last_error or 'no answer yet'})"
+
+    # --- what it says of itself
+
+    def rejected(self) -> dict[str, str]:
+        """What Envoy refuses now, by resource name."""
+        return {
+            name: message
+            for stream in self.xds.streams
+            for status in stream.types.values()
+            for name, message in status.rejected.items()
+        }
+
+    def problems(self) -> dict[str, str]:
+        """Everything that is not as it should be, by key, service or part."""
+        found = dict(self.watching.problems)
+        found.update({f"svid/{service}": text for service, text in self.identities.problems.items()})
+        if self.snapshots.problem:
+            found["snapshot"] = self.snapshots.problem
+        if self.membership.last_error:
+            found["registration"] = self.membership.last_error
+        return found
+
+    def report(self) -> None:
+        """Offer the host's report to the store, when something in it changed."""
+        report = ReportRecord(
+            host=self.here.name,
+            revision=self.applied_revision,
+            services=sorted({name for name, _ in self.live}),
+            upstreams=sorted(self.roster.interest().upstreams),
+            agent_version=self.here.agent_version,
+            envoy_version=self.here.envoy_version,
+            rejected=self.rejected(),
+            problems=sorted(f"{key}: {text}" for key, text in self.problems().items()),
+            svids={service: svid.expires_at for service, svid in sorted(self.identities.svids.items())},
+            bundle=self.converger.world.bundle.digest() if self.converger.world else "",
+            at=self._clock(),
+        )
+        self.membership.report(report)
+

@@ -1,0 +1,22 @@
+"""Whether a port can be listened on."""
+
+from __future__ import annotations
+
+import socket
+
+from meshagent.errors import PortInUse
+
+
+def require_free(address: str, port: int, what: str) -> None:
+    """Raise PortInUse when somebody listens on address:port, naming `what` wants it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+            probe.listen(1)
+        except OSError as error:
+            raise PortInUse(
+                f"port {port} on {address} cannot be used for {what}: {error.strerror}",
+                next_step=f"see who has it: ss -ltnp 'sport = :{port}'; or choose another port",
+            ) from None

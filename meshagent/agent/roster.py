@@ -1,0 +1,174 @@
+"""The services that run on this host: definitions, ports, health. Kept on disk, so that a restarted agent has them at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from meshagent.agent.ports import require_free
+from meshagent.errors import MeshError, NotFound, PortInUse, UsageProblem
+from meshagent.model.service import ServiceDefinition
+from meshagent.model.world import Local, World
+from meshagent.private import read_private, write_private
+from meshagent.state.keys import Interest
+
+_log = structlog.get_logger(__name__)
+_MORE_PORTS = 255  # further instances of a service take inbound_port + 1 to + 255
+Source = Literal["file", "api"]
+Place = tuple[str, str]  # service, instance id
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A service instance of this host."""
+
+    definition: ServiceDefinition
+    mtls_port: int
+    source: Source
+    healthy: bool
+    draining: bool = False
+
+    @property
+    def place(self) -> Place:
+        """What tells it from the others here."""
+        return (self.definition.name, self.definition.instance_id)
+
+
+class Roster:
+    """The host's services. `changed` is called after every change."""
+
+    def __init__(self, path: Path, address: str, inbound_port: int, changed: Callable[[], None]) -> None:
+        self._path = path
+        self._address = address
+        self._inbound_port = inbound_port
+        self._changed = changed
+        self._registered: dict[Place, Registered] = {}
+
+    @property
+    def registered(self) -> Mapping[Place, Registered]:
+        """All of them, by service and instance id."""
+        return self._registered
+
+    def locals(self, world: World | None) -> tuple[Local, ...]:
+        """What policy needs to know of them, in a stable order."""
+        return tuple(_local(each, world, self._address) for _, each in sorted(self._registered.items()))
+
+    def interest(self) -> Interest:
+        """What this host needs to know of the mesh."""
+        definitions = [each.definition for each in self._registered.values()]
+        services = frozenset(definition.name for definition in definitions)
+        return Interest(services, frozenset(up.service for each in definitions for up in each.upstreams))
+
+    def add(self, definition: ServiceDefinition, source: Source, mtls_port: int = 0) -> Registered:
+        """Register or change an instance. Raises PortInUse, UsageProblem; then nothing has changed."""
+        place = (definition.name, definition.instance_id)
+        held = self._registered.get(place)
+        self._refuse_shared_ports(definition, place)
+        for upstream in definition.upstreams:
+            known = held.definition.upstreams if held else ()
+            if upstream.local_port and upstream.local_port not in (other.local_port for other in known) and not mtls_port:
+                require_free("127.0.0.1", upstream.local_port, f"upstream {upstream.service} of {definition.name}")
+        port = mtls_port or (held.mtls_port if held else self._free_port(definition))
+        healthy = held.healthy if held and held.definition.checks == definition.checks else not definition.checks
+        self._registered[place] = Registered(definition, port, source, healthy)
+        self._save()
+        self._changed()
+        return self._registered[place]
+
+    def set_health(self, place: Place, healthy: bool) -> None:
+        """Take in what the checks say."""
+        held = self._registered.get(place)
+        if held and held.healthy != healthy:
+            self._registered[place] = replace(held, healthy=healthy)
+            _log.info("health_changed", service=place[0], instance=place[1], healthy=healthy)
+            self._changed()
+
+    def drain(self, place: Place) -> None:
+        """Offer it to callers no longer, but go on serving. Raises NotFound."""
+        self._registered[place] = replace(self.find(*place), draining=True)
+        self._changed()
+
+    def remove(self, place: Place) -> None:
+        """Forget it."""
+        if self._registered.pop(place, None):
+            self._save()
+            self._changed()
+
+    def find(self, service: str, instance_id: str | None = None) -> Registered:
+        """The instance, or a service's only one. Raises NotFound, and UsageProblem when there are several."""
+        found = [each for each in self._registered.values() if each.definition.name == service]
+        if instance_id:
+            found = [each for each in found if each.definition.instance_id == instance_id]
+        if not found:
+            known = ", ".join(sorted({name for name, _ in self._registered})) or "none"
+            raise NotFound(f"no service {service} runs on this host (running: {known})", next_step="meshagent services")
+        if len(found) > 1:
+            ids = ", ".join(sorted(each.definition.instance_id for each in found))
+            raise UsageProblem(f"{service} has several instances here: {ids}", next_step="name one with --id")
+        return found[0]
+
+    def load(self) -> None:
+        """Take in what an earlier agent kept. A file that cannot be read is reported and left out."""
+        try:
+            rows = json.loads(read_private(self._path))["services"]
+            kept = [(ServiceDefinition.model_validate(row["definition"]), int(row["mtls_port"]), row["source"]) for row in rows]
+        except FileNotFoundError:
+            return
+        except (MeshError, ValueError, KeyError, TypeError) as error:
+            _log.warning("roster_unreadable", path=str(self._path), problem=str(error))
+            return
+        for definition, port, source in kept:
+            self.add(definition, source, port)
+
+    def _save(self) -> None:
+        rows = [
+            {"definition": each.definition.model_dump(mode="json"), "mtls_port": each.mtls_port, "source": each.source}
+            for _, each in sorted(self._registered.items())
+        ]
+        write_private(self._path, json.dumps({"v": 1, "services": rows}).encode())
+
+    def _refuse_shared_ports(self, definition: ServiceDefinition, place: Place) -> None:
+        """Two services cannot listen on one local port for their upstreams: the port is what tells them apart."""
+        for other in self._registered.values():
+            if other.place == place or other.definition.name == definition.name:
+                continue
+            theirs = {upstream.local_port for upstream in other.definition.upstreams if upstream.local_port}
+            for upstream in definition.upstreams:
+                if upstream.local_port in theirs:
+                    what = f"upstream {upstream.service} of {definition.name} wants port {upstream.local_port}"
+                    raise PortInUse(f"{what}, which {other.definition.name} has", next_step="choose another local_port")
+
+    def _free_port(self, definition: ServiceDefinition) -> int:
+        """The first instance of a service shares the host's mTLS port; each further one gets its own."""
+        siblings = [each for each in self._registered.values() if each.definition.name == definition.name]
+        if all(each.mtls_port != self._inbound_port for each in siblings):
+            return self._inbound_port
+        taken = {each.mtls_port for each in self._registered.values()}
+        for port in range(self._inbound_port + 1, self._inbound_port + 1 + _MORE_PORTS):
+            if port not in taken and _is_free(self._address, port):
+                return port
+        raise PortInUse(
+            f"no free port from {self._inbound_port + 1} to {self._inbound_port + _MORE_PORTS} for {definition.instance_id}",
+            next_step="set another inbound_port in agent.yaml",
+        )
+
+
+def _is_free(address: str, port: int) -> bool:
+    try:
+        require_free(address, port, "")
+    except PortInUse:
+        return False
+    return True
+
+
+def _local(each: Registered, world: World | None, address: str) -> Local:
+    stated = world.services.get(each.definition.name) if world else None
+    permissive = stated is not None and stated.thing.mtls == "permissive"
+    apart = each.definition.address != address  # the app itself already has the port on this address otherwise
+    plain_port = each.definition.port if permissive and apart else 0
+    return Local(each.definition, each.mtls_port, each.healthy, each.draining, plain_port)

@@ -1,0 +1,125 @@
+"""Follows the store: what this host needs to know, as the newest World, with last-known-good through any outage."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import datetime
+from typing import Never
+
+import structlog
+
+from meshagent.errors import StoreDenied, StoreUnavailable
+from meshagent.model.world import World
+from meshagent.state.fold import Fold
+from meshagent.state.keys import Interest, Keys
+from meshagent.store.base import Changes, Store
+
+_log = structlog.get_logger(__name__)
+_LONGEST_PAUSE = 1.0
+_HEALTH_EVERY = 2.0
+
+
+class Watching:
+    """One loop that reads and watches the prefixes of interest. `on_world` gets each new World."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        last_good: World | None,
+        on_world: Callable[[World], None],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._fold = Fold(keys, Interest(), last_good)
+        self._on_world = on_world
+        self._clock = clock
+        self._interest = Interest()
+        self._moved = asyncio.Event()
+        self._complete = asyncio.Event()
+        self._told: dict[str, str] = {}
+        self.stale_since: datetime | None = clock()
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What of the store could not be used, by key."""
+        return self._fold.problems
+
+    def narrow(self, interest: Interest) -> None:
+        """Say what this host needs to know. The next World is complete for it."""
+        if interest != self._interest:
+            self._interest = interest
+            self._moved.set()
+
+    async def complete(self) -> None:
+        """Wait until the store was read whole once."""
+        await self._complete.wait()
+
+    async def run(self) -> Never:
+        """Follow, for ever."""
+        attempt = 0
+        while True:
+            self._moved.clear()
+            follow = asyncio.create_task(self._follow())
+            moved = asyncio.create_task(self._moved.wait())
+            try:
+                await asyncio.wait((follow, moved), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (follow, moved):
+                    task.cancel()
+                outcome, _ = await asyncio.gather(follow, moved, return_exceptions=True)
+            if isinstance(outcome, StoreUnavailable | StoreDenied):
+                attempt = 0 if self.stale_since is None else attempt + 1
+                self._stale(str(outcome))
+                await asyncio.sleep(random.uniform(0.05, min(_LONGEST_PAUSE, 0.1 * 2**attempt)))  # noqa: S311 - jitter
+            elif isinstance(outcome, Exception):
+                raise outcome
+
+    async def run_health(self) -> Never:
+        """Ask now and then whether the store still answers: a watch alone waits in silence."""
+        while True:
+            await asyncio.sleep(_HEALTH_EVERY)
+            health = await self._store.check()
+            if not health.ok:
+                self._stale("; ".join(health.problems))
+            elif self._complete.is_set() and self.stale_since is not None:
+                self._fresh()
+
+    async def _follow(self) -> None:
+        interest = self._interest
+        prefixes = interest.prefixes(self._keys)
+        snapshot = await self._store.read(*prefixes)
+        self._fold.narrow(interest)
+        self._take(Changes(snapshot.revision, tuple(snapshot.entries.values()), full=True))
+        self._fresh()
+        self._complete.set()
+        async for changes in self._store.watch(prefixes, after=snapshot.revision):
+            self._take(changes)
+
+    def _take(self, changes: Changes) -> None:
+        before = self._fold.world
+        world = self._fold.add(changes)
+        self._tell_problems()
+        if world is not None and world is not before:
+            self._on_world(world)
+
+    def _tell_problems(self) -> None:
+        for key, problem in self._fold.problems.items():
+            if self._told.get(key) != problem:
+                _log.error("record_unusable", key=key, problem=problem)
+        self._told = dict(self._fold.problems)
+
+    def _stale(self, problem: str) -> None:
+        if self.stale_since is None or not self._told.get("store"):
+            self.stale_since = self.stale_since or self._clock()
+            self._told["store"] = problem
+            _log.error("store_lost", problem=problem)
+
+    def _fresh(self) -> None:
+        self._told.pop("store", None)
+        if self.stale_since is not None:
+            _log.info("store_followed", stale_since=self.stale_since.isoformat())
+        self.stale_since = None

@@ -1,0 +1,146 @@
+"""The HTTP API on the agent's Unix socket, and the metrics page. Nothing here decides anything."""
+
+from __future__ import annotations
+
+import grp
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from meshagent.agent.operations import Operations
+from meshagent.api.metrics import metrics_text
+from meshagent.api.status import agent_status, proxy_status, service_rows
+from meshagent.envoy.admin import AdminClient
+from meshagent.envoy.process import EnvoyProcess
+from meshagent.errors import InvalidDocument, MeshError, NotFound, PortInUse, Problem, UsageProblem
+from meshagent.model.service import ServiceDefinition
+
+_log = structlog.get_logger(__name__)
+_BODY_LIMIT = 1 << 20  # bytes
+_DEFAULT_WAIT = 10.0  # seconds
+_STATUS: dict[type[MeshError], int] = {InvalidDocument: 422, UsageProblem: 400, NotFound: 404, PortInUse: 409}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Api:
+    """The handlers."""
+
+    def __init__(self, operations: Operations, envoy: EnvoyProcess, admin: AdminClient, facts: dict[str, str]) -> None:
+        self._operations = operations
+        self._envoy = envoy
+        self._admin = admin
+        self._facts = facts
+
+    def app(self) -> web.Application:
+        """The application for the Unix socket."""
+        app = web.Application(middlewares=[_errors], client_max_size=_BODY_LIMIT)
+        app.router.add_get("/v1/status", self._status)
+        app.router.add_get("/v1/services", self._services)
+        app.router.add_put("/v1/services", self._up)
+        app.router.add_delete("/v1/services/{name}", self._down)
+        app.router.add_put("/v1/services/{name}/ttl", self._ttl)
+        app.router.add_get("/v1/proxy/status", self._proxy_status)
+        app.router.add_get("/v1/proxy/config", self._proxy_config)
+        app.router.add_get("/v1/proxy/stats", self._proxy_stats)
+        return app
+
+    def metrics_app(self) -> web.Application:
+        """The application for the metrics port: one page, nothing else."""
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        return app
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return web.json_response(agent_status(self._operations, self._envoy, self._facts))
+
+    async def _services(self, _: web.Request) -> web.Response:
+        return web.json_response({"services": service_rows(self._operations)})
+
+    async def _up(self, request: web.Request) -> web.Response:
+        wait = float(request.query.get("wait", _DEFAULT_WAIT))
+        try:
+            definition = ServiceDefinition.model_validate_json(await request.read())
+        except ValidationError as error:
+            raise InvalidDocument(tuple(_problem(each) for each in error.errors())) from None
+        registered = await self._operations.up(definition, "api", wait)
+        row = next(row for row in service_rows(self._operations) if row["id"] == registered.definition.instance_id)
+        return web.json_response(row)
+
+    async def _down(self, request: web.Request) -> web.Response:
+        found, seconds = await self._operations.down(request.match_info["name"], request.query.get("id"))
+        definition = found.definition
+        return web.json_response({"name": definition.name, "id": definition.instance_id, "drained_ms": round(seconds * 1000)})
+
+    async def _ttl(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        found = self._operations.roster.find(request.match_info["name"], request.query.get("id"))
+        self._operations.feed_ttl(found.place, body.get("status") == "passing", str(body.get("output", "")))
+        return web.json_response({"name": found.definition.name, "id": found.definition.instance_id})
+
+    async def _proxy_status(self, _: web.Request) -> web.Response:
+        return web.json_response(await proxy_status(self._operations, self._envoy, self._admin))
+
+    async def _proxy_config(self, _: web.Request) -> web.Response:
+        return web.Response(body=await self._admin.config_dump(), content_type="application/json")
+
+    async def _proxy_stats(self, request: web.Request) -> web.Response:
+        return web.json_response({"stats": await self._admin.stats(request.query.get("filter", ""))})
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=metrics_text(agent_status(self._operations, self._envoy, self._facts)), content_type="text/plain")
+
+
+@asynccontextmanager
+async def serving(api: Api, socket: Path, metrics: tuple[str, int] | None) -> AsyncIterator[None]:
+    """Serve while the block runs. The socket is for its owner and group."""
+    runners = [web.AppRunner(api.app(), access_log=None)]
+    await runners[0].setup()
+    socket.unlink(missing_ok=True)
+    await web.UnixSite(runners[0], str(socket)).start()
+    socket.chmod(0o660)
+    _to_group(socket)
+    try:
+        if metrics:
+            runners.append(web.AppRunner(api.metrics_app(), access_log=None))
+            await runners[1].setup()
+            try:
+                await web.TCPSite(runners[1], *metrics).start()
+            except OSError as error:
+                _log.error("metrics_not_served", address=f"{metrics[0]}:{metrics[1]}", problem=error.strerror)
+        yield
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+        socket.unlink(missing_ok=True)
+
+
+def _to_group(socket: Path) -> None:
+    """Let the group `meshagent` use it, where there is one and we may give it away."""
+    try:
+        os.chown(socket, -1, grp.getgrnam("meshagent").gr_gid)
+    except (KeyError, PermissionError):
+        return
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except MeshError as error:
+        status = _STATUS.get(type(error), 500)
+        return web.json_response({"code": error.code, "message": error.message, "next_step": error.next_step}, status=status)
+    except ValueError as error:
+        return web.json_response({"code": UsageProblem.code, "message": str(error), "next_step": ""}, status=400)
+    except web.HTTPException as error:
+        return web.json_response({"code": "E000", "message": error.reason, "next_step": ""}, status=error.status)
+
+
+
+def _problem(error: ErrorDetails) -> Problem:
+    return Problem("the definition sent", 0, ".".join(str(part) for part in error["loc"]), error["msg"])

@@ -1,0 +1,113 @@
+"""What the agent says of itself, as plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshagent.agent.operations import Operations
+from meshagent.envoy.admin import AdminClient
+from meshagent.envoy.process import EnvoyProcess
+from meshagent.errors import EnvoyFailed
+from meshagent.xds.types import short_name
+
+
+def agent_status(operations: Operations, envoy: EnvoyProcess, facts: dict[str, str]) -> dict[str, Any]:
+    """GET /v1/status."""
+    world, here, watching = operations.converger.world, operations.here, operations.watching
+    svids = {
+        service: {"spiffe_id": svid.spiffe_id, "expires_at": svid.expires_at.isoformat(), "serial": svid.serial}
+        for service, svid in sorted(operations.identities.svids.items())
+    }
+    return {
+        "host": here.name,
+        "address": here.address,
+        "agent_version": here.agent_version,
+        "envoy_version": here.envoy_version,
+        **facts,
+        "store_ok": watching.stale_since is None,
+        "stale_since": watching.stale_since.isoformat() if watching.stale_since else None,
+        "revision": world.revision if world else 0,
+        "applied_revision": operations.applied_revision,
+        "trust_domain": world.mesh.trust_domain if world else "",
+        "default_action": world.mesh.default_action if world else "deny",
+        "problems": operations.problems(),
+        "rejected": operations.rejected(),
+        "services": sorted({name for name, _ in operations.roster.registered}),
+        "svids": svids,
+        "envoy": {"pid": envoy.pid, "ready": bool(operations.xds.streams), "restarts": envoy.restarts},
+        "sent": _sent(operations),
+    }
+
+
+def service_rows(operations: Operations) -> list[dict[str, Any]]:
+    """GET /v1/services."""
+    view = operations.converger.view
+    outbounds = {(out.source, out.upstream): out for out in view.outbounds} if view else {}
+    rows = []
+    for place, each in sorted(operations.roster.registered.items()):
+        definition = each.definition
+        upstreams = []
+        for upstream in definition.upstreams:
+            outbound = outbounds.get((definition.name, upstream.service))
+            endpoints = outbound.endpoints if outbound else ()
+            upstreams.append(
+                {
+                    "service": upstream.service,
+                    "local_port": upstream.local_port,
+                    "local_socket": upstream.local_socket,
+                    "protocol": outbound.protocol if outbound else "tcp",
+                    "endpoints": len(endpoints),
+                    "healthy": sum(endpoint.healthy for endpoint in endpoints),
+                }
+            )
+        rows.append(
+            {
+                "name": definition.name,
+                "id": definition.instance_id,
+                "port": definition.port,
+                "address": definition.address,
+                "protocol": definition.protocol,
+                "mtls_port": each.mtls_port,
+                "health": "draining" if each.draining else "passing" if each.healthy else "failing",
+                "checks": operations.check_rows(place),
+                "upstreams": upstreams,
+                "source": each.source,
+            }
+        )
+    return rows
+
+
+async def proxy_status(operations: Operations, envoy: EnvoyProcess, admin: AdminClient) -> dict[str, Any]:
+    """GET /v1/proxy/status."""
+    types: dict[str, dict[str, Any]] = {}
+    for stream in operations.xds.streams:
+        for name, status in stream.types.items():
+            types[short_name(name)] = {
+                "subscribed": status.subscribed,
+                "applied": status.applied,
+                "rejected": dict(status.rejected),
+                "sent": status.resources_sent,
+                "bytes_sent": status.bytes_sent,
+            }
+    try:
+        info = await admin.server_info()
+    except EnvoyFailed:
+        info = {}
+    return {
+        "pid": envoy.pid,
+        "version": operations.here.envoy_version,
+        "ready": info.get("state") == "LIVE",
+        "uptime_s": float(str(info.get("uptime_current_epoch", "0s")).rstrip("s") or 0),
+        "adopted": envoy.adopted,
+        "connected": bool(operations.xds.streams),
+        "types": types,
+        "restarts": envoy.restarts,
+    }
+
+
+def _sent(operations: Operations) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for stream in operations.xds.streams:
+        for name, status in stream.types.items():
+            total[short_name(name)] = total.get(short_name(name), 0) + status.resources_sent
+    return total
