@@ -92,7 +92,8 @@ def read_private(path: Path, limit: int = DEFAULT_LIMIT) -> bytes:
 def private_dir(path: Path) -> Path:
     """Makes `path` a directory of our own with mode 0700 (parents as needed); one of ours that is wider is tightened.
 
-    Raises UnsafeFile when it is a link, not a directory or owned by another user, DataDirUnusable when it cannot be made.
+    Raises UnsafeFile when it is a link, not a directory or owned by another user, and DataDirUnusable when it cannot be
+    made.
     """
     with _disk_trouble(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +134,11 @@ def _directory_of(path: Path) -> Iterator[int]:
     try:
         found = os.fstat(descriptor)
         if found.st_uid not in (os.geteuid(), _ROOT):
-            _refuse(path.parent, f"is owned by uid {found.st_uid}", f"run as that user, or: chown {os.geteuid()} {path.parent}")
+            _refuse(
+                path.parent,
+                f"is owned by uid {found.st_uid}",
+                f"run as that user, or: chown {os.geteuid()} {path.parent}",
+            )
         if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
             _refuse(path.parent, "can be written by other users", f"chmod go-w {path.parent}")
         yield descriptor
@@ -217,7 +222,9 @@ def _refuse_unsafe_file(path: Path, found: os.stat_result) -> None:
     if found.st_uid != os.geteuid():
         _refuse(path, f"is owned by uid {found.st_uid}", f"check who made it, then: chown {os.geteuid()} {path}")
     if found.st_nlink > 1:
-        _refuse(path, f"has {found.st_nlink} hard links", f"check the others (find -inum {found.st_ino}), then: rm {path}")
+        _refuse(
+            path, f"has {found.st_nlink} hard links", f"check the others (find -inum {found.st_ino}), then: rm {path}"
+        )
 
 
 def _refuse_unsafe_secret(path: Path, found: os.stat_result) -> None:

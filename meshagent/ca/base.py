@@ -21,7 +21,7 @@ class Authority(Protocol):
     """A signer of SVIDs. Raises AuthorityUnavailable (try again) or CertificateRefused (do not)."""
 
     async def sign(self, csr_pem: bytes, spiffe_id: str, ttl: timedelta) -> bytes:
-        """A PEM chain, leaf first, for the CSR's public key and exactly this SPIFFE ID. Nothing else of the CSR counts."""
+        """A PEM chain, leaf first, for the CSR's public key and exactly this SPIFFE ID. Nothing else in it counts."""
 
     async def bundle(self) -> TrustBundle:
         """The roots that this authority's certificates chain to."""
