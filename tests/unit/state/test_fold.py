@@ -1,0 +1,201 @@
+"""What of the store counts, and what holds when something in it is wrong."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshagent.model.service import Instance
+from meshagent.state.fold import Fold
+from meshagent.state.keys import Interest, Keys
+from meshagent.state.records import InstanceRecord, Manifest, PolicyRecord, Revised, encode
+from meshagent.store.base import Changes, Entry
+
+KEYS = Keys()
+INTEREST = Interest(frozenset({"payments"}), frozenset({"ledger"}))
+PAYMENTS = KEYS.document("intention", "payments")
+MESH = {"kind": "mesh", "name": "mesh"}
+
+
+def intention(action, name="payments"):
+    return {"kind": "intention", "name": name, "sources": [{"name": "web", "action": action}]}
+
+
+def record(document, revision=1, replaces=None):
+    return encode(PolicyRecord(revision=revision, document=document, replaces=replaces))
+
+
+def manifest(revision):
+    return encode(Manifest(revision=revision))
+
+
+def instance(host, **more):
+    return encode(InstanceRecord(service="ledger", host=host, id="ledger", address="10.0.0.9", port=21000, **more))
+
+
+def changes(values, *, full=False, deleted=(), revision=1):
+    entries = tuple(Entry(key, value, revision) for key, value in values.items())
+    return Changes(revision, entries, tuple(deleted), full)
+
+
+def start(action="allow", revision=1):
+    fold = Fold(KEYS, INTEREST)
+    fold.add(
+        changes(
+            {
+                KEYS.manifest: manifest(revision),
+                KEYS.mesh: record(MESH),
+                PAYMENTS: record(intention(action)),
+                KEYS.instance("ledger", "vm-1", "ledger"): instance("vm-1"),
+            },
+            full=True,
+        )
+    )
+    return fold
+
+
+def action_of(fold):
+    return fold.world.intentions["payments"].thing.sources[0].action
+
+
+def test_nothing_counts_before_a_manifest_is_there():
+    fold = Fold(KEYS, INTEREST)
+    assert fold.add(changes({PAYMENTS: record(intention("allow"))}, full=True)) is None
+    assert "missing" in fold.problems[KEYS.manifest]
+
+
+def test_an_emptied_store_changes_nothing():
+    fold = start()
+    before = fold.world
+    fold.add(changes({}, full=True))
+    assert fold.world is before
+    assert "last good" in fold.problems[KEYS.manifest]
+
+
+def test_a_store_that_comes_back_counts_again():
+    fold = start()
+    fold.add(changes({}, full=True))
+    fold.add(changes({KEYS.manifest: manifest(2), KEYS.mesh: record(MESH), PAYMENTS: record(intention("deny"), 2)}, full=True))
+    assert action_of(fold) == "deny" and fold.world.revision == 2
+    assert fold.world.instances == {"ledger": ()}
+
+
+def test_a_manifest_that_went_back_changes_nothing():
+    fold = start(revision=5)
+    fold.add(changes({KEYS.manifest: manifest(3), PAYMENTS: record(intention("deny"), 2)}, full=True))
+    assert action_of(fold) == "allow" and fold.world.revision == 5
+    assert "went back" in fold.problems[KEYS.manifest]
+
+
+def test_an_absent_record_is_not_a_deletion():
+    fold = start()
+    fold.add(changes({}, deleted=[PAYMENTS]))
+    assert action_of(fold) == "allow"
+    assert "without having been deleted" in fold.problems[PAYMENTS]
+
+
+def test_a_record_that_says_deleted_is_one():
+    fold = start()
+    fold.add(changes({KEYS.manifest: manifest(2), PAYMENTS: record(None, 2)}))
+    assert "payments" not in fold.world.intentions and not fold.problems
+
+
+def test_a_record_counts_only_from_the_manifest_on():
+    fold = start("deny")
+    before = Revised(revision=1, document=intention("deny"))
+    fold.add(changes({PAYMENTS: record(intention("allow"), 2, before)}))
+    assert action_of(fold) == "deny"
+    fold.add(changes({KEYS.manifest: manifest(2)}))
+    assert action_of(fold) == "allow"
+
+
+def test_a_malformed_record_leaves_its_last_good_version_in_force():
+    fold = start()
+    fold.add(changes({PAYMENTS: b"{"}))
+    assert action_of(fold) == "allow" and "last good" in fold.problems[PAYMENTS]
+    fold.add(changes({PAYMENTS: record(intention("deny"))}))
+    assert action_of(fold) == "deny" and not fold.problems
+
+
+def test_a_malformed_record_without_a_last_good_version_denies_everybody():
+    fold = Fold(KEYS, INTEREST)
+    fold.add(changes({KEYS.manifest: manifest(1), PAYMENTS: b"\xff\x00"}, full=True))
+    stated = fold.world.intentions["payments"]
+    assert stated.broken and [(source.name, source.action) for source in stated.thing.sources] == [("*", "deny")]
+
+
+def test_unknown_fields_and_newer_versions_are_not_half_applied():
+    for value in (
+        json.dumps({"v": 2, "revision": 1, "document": intention("allow"), "origins": {}}),
+        json.dumps({"v": 1, "revision": 1, "document": intention("allow"), "origins": {}, "more": 1}),
+        json.dumps({"v": 1, "revision": 1, "document": intention("allow") | {"ports": [80]}, "origins": {}}),
+        json.dumps({"v": 1, "revision": 1, "document": intention("allow", "other"), "origins": {}}),
+    ):
+        fold = start("deny")
+        fold.add(changes({PAYMENTS: value.encode()}))
+        assert action_of(fold) == "deny" and PAYMENTS in fold.problems
+
+
+def test_one_bad_record_does_not_touch_the_others():
+    fold = start()
+    everything = KEYS.document("intention", "*")
+    fold.add(changes({everything: b"[]", KEYS.manifest: manifest(2), PAYMENTS: record(intention("deny"), 2)}))
+    assert action_of(fold) == "deny" and fold.world.intentions["*"].broken
+
+
+def test_instances_come_and_go_with_their_keys():
+    fold = start()
+    assert fold.world.instances["ledger"] == (
+        Instance(service="ledger", host="vm-1", id="ledger", address="10.0.0.9", port=21000),
+    )
+    second = KEYS.instance("ledger", "vm-2", "ledger")
+    fold.add(changes({second: instance("vm-2")}))
+    assert [each.host for each in fold.world.instances["ledger"]] == ["vm-1", "vm-2"]
+    fold.add(changes({}, deleted=[KEYS.instance("ledger", "vm-1", "ledger")]))
+    assert [each.host for each in fold.world.instances["ledger"]] == ["vm-2"]
+
+
+def test_an_instance_that_lies_about_its_key_is_not_called():
+    fold = start()
+    fold.add(changes({KEYS.instance("ledger", "vm-3", "ledger"): instance("vm-4")}))
+    assert [each.host for each in fold.world.instances["ledger"]] == ["vm-1"]
+    assert len(fold.problems) == 1
+
+
+def test_an_instance_gone_during_a_gap_is_gone_also_when_the_world_came_from_disk():
+    fold = Fold(KEYS, INTEREST, start().world)
+    fold.add(changes({KEYS.manifest: manifest(1), KEYS.mesh: record(MESH), PAYMENTS: record(intention("allow"))}, full=True))
+    assert fold.world.instances["ledger"] == ()
+
+
+def test_keys_that_are_not_of_interest_are_not_held():
+    fold = start()
+    before = fold.world
+    fold.add(changes({KEYS.document("intention", "payments2"): b"{", KEYS.instance("other", "x", "y"): b"{"}))
+    assert fold.world is before and not fold.problems
+
+
+def test_a_change_elsewhere_moves_the_revision_alone():
+    fold = start()
+    before = fold.world
+    fold.add(changes({KEYS.manifest: manifest(2)}))
+    assert fold.world.revision == 2
+    assert (fold.world.intentions, fold.world.services) == (before.intentions, before.services)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["intention", "service", "instance", "manifest", "bundle", "mesh"]), st.binary(max_size=40))))
+def test_no_value_ever_ends_the_agent_or_opens_a_denied_pair(values):
+    fold = start("deny")
+    keys = {
+        "intention": PAYMENTS,
+        "service": KEYS.document("service", "payments"),
+        "instance": KEYS.instance("ledger", "vm-1", "ledger"),
+        "manifest": KEYS.manifest,
+        "bundle": KEYS.bundle,
+        "mesh": KEYS.mesh,
+    }
+    for kind, value in values:
+        fold.add(changes({keys[kind]: value}))
+        assert action_of(fold) == "deny" and fold.world.mesh.default_action == "deny"
