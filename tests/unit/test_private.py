@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import socket
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -260,6 +262,18 @@ def test_appends_from_several_writers_never_mix(home: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda line: append_private(home / "log", line), lines))
     assert sorted(read_private(home / "log").splitlines(keepends=True)) == lines
+
+
+def test_an_append_waits_for_one_that_is_under_way(home: Path) -> None:
+    append_private(home / "log", b"first\n")
+    with ThreadPoolExecutor(1) as pool, (home / "log").open("rb+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = pool.submit(append_private, home / "log", b"second\n")
+        with pytest.raises(FutureTimeout):
+            waiting.result(timeout=0.05)
+        fcntl.flock(other, fcntl.LOCK_UN)
+        waiting.result(timeout=10)
+    assert read_private(home / "log") == b"first\nsecond\n"
 
 
 def test_a_private_directory_is_made_with_its_parents_and_closed(tmp_path: Path) -> None:
