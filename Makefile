@@ -11,7 +11,7 @@ export MESHAGENT_REQUIRE_SERVERS := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types floors sizes format test unit conformance system demo lock clean
+.PHONY: help setup check formatted lint types floors sizes format test unit conformance system demo lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,10 +21,12 @@ setup: $(READY) ## .venv as the lock says, meshagent in it, type stubs for Envoy
 $(READY): requirements-dev.lock pyproject.toml meshagent/__init__.py scripts/setup.sh scripts/typings.py
 	@bash scripts/setup.sh
 
-check: lint types floors sizes ## all of the next four
+check: formatted lint types floors sizes ## all of the next five (make -k check: do not stop at the first that fails)
 
-lint: $(READY) ## format and lint
+formatted: $(READY) ## as `make format` would leave it
 	$(BIN)/ruff format --check --output-format concise .
+
+lint: $(READY) ## ruff's rules
 	$(BIN)/ruff check --output-format concise .
 
 types: $(READY) ## mypy
