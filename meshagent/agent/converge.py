@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Never
 
 import structlog
@@ -13,7 +14,7 @@ from meshagent.model.identity import Svid
 from meshagent.model.view import ProxyView
 from meshagent.model.world import Local, World
 from meshagent.policy.resolve import Host, resolve
-from meshagent.translate.resources import Resources, Translated, translate
+from meshagent.translate.resources import Resources, Translated, translate, translate_rules
 from meshagent.translate.settings import Settings
 from meshagent.xds.cache import Cache
 
@@ -59,8 +60,11 @@ class Converger:
         while True:
             await self._wait()
             self._dirty.clear()
-            if self.world is not None:
-                self.serve(self.world)
+            if self.world is None:
+                continue
+            if self._serve_rules(self.world):
+                await asyncio.sleep(0)  # lets the push go before the rest is worked out
+            self.serve(self.world)
 
     def serve(self, world: World) -> int:
         """Bring the cache up to the inputs. Returns the generation that holds them."""
@@ -69,10 +73,24 @@ class Converger:
         changed, removed = difference(self._translated.resources, translated.resources)
         generation = self._cache.update(changed, removed)
         self.view, self._translated = view, translated
-        if changed or removed:
-            _log.info("world_served", revision=world.revision, generation=generation, changed=len(changed), removed=len(removed))
-        self.on_served(world, view, generation)
+        # Told afterwards, so that the push is on its way before anybody counts, logs or saves it.
+        tell = partial(self._tell, world, view, generation, len(changed), len(removed))
+        asyncio.get_running_loop().call_soon(tell)
         return generation
+
+    def _serve_rules(self, world: World) -> bool:
+        """Serve what decides calls ahead of everything else. Returns whether there was something."""
+        if self.view is None or not self._cache.ready:
+            return False
+        view = resolve(world, self._host, self.locals, self.view, self._clock())
+        rules = translate_rules(view, self._settings, self._translated)
+        self._cache.update(rules)
+        return bool(rules)
+
+    def _tell(self, world: World, view: ProxyView, generation: int, changed: int, removed: int) -> None:
+        if changed or removed:
+            _log.info("world_served", revision=world.revision, generation=generation, changed=changed, removed=removed)
+        self.on_served(world, view, generation)
 
     async def _wait(self) -> None:
         """Until something changed, or an intention expires."""
@@ -89,5 +107,3 @@ def difference(old: Resources, new: Resources) -> tuple[dict[tuple[str, str], by
     """(what is new or different, what is gone)."""
     changed = {key: value for key, value in new.items() if old.get(key) is not value and old.get(key) != value}
     return changed, [key for key in old if key not in new]
-
-

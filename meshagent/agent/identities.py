@@ -12,8 +12,8 @@ from typing import Never
 import structlog
 
 from meshagent.ca.base import Authority
-from meshagent.ca.rotation import Keep, backoff, next_step
-from meshagent.errors import MeshError
+from meshagent.ca.rotation import Keep, Renew, backoff, next_step
+from meshagent.errors import MeshError, NotFound
 from meshagent.model.identity import Svid, TrustBundle
 from meshagent.model.names import spiffe_id
 from meshagent.private import read_private, write_private
@@ -27,7 +27,7 @@ class Identities:
 
     def __init__(
         self,
-        authority: Authority,
+        authority: Callable[[str], Authority],
         directory: Path,
         ttl: timedelta,
         clock: Callable[[], datetime],
@@ -89,17 +89,22 @@ class Identities:
         name = spiffe_id(self._trust_domain, service)
         try:
             key_pem, csr_pem = new_key_and_csr(name)
-            chain = await self._authority.sign(csr_pem, name, self._ttl)
+            chain = await self._authority(self._trust_domain).sign(csr_pem, name, self._ttl)
             svid = accept(chain, key_pem, name, self._bundle, self._trust_domain, self._clock(), self._ttl)
             write_private(self._file(service), svid.key_pem + svid.chain_pem)
         except MeshError as error:
             self.problems[service] = str(error)
             _log.warning("svid_not_renewed", service=service, reason=reason, problem=str(error), code=error.code)
             return False
+        at = self._at[service] = random.random()  # noqa: S311
+        if isinstance(next_step(self._clock(), svid, self._bundle, self._trust_domain, at), Renew):
+            self.problems[service] = "the CA's answer is due for renewal already"
+            return False
         self._failures.pop(service, None)
-        self._at.pop(service, None)
         self.problems.pop(service, None)
-        _log.info("svid_renewed", spiffe_id=name, serial=svid.serial, expires_at=svid.expires_at.isoformat(), reason=reason)
+        _log.info(
+            "svid_renewed", spiffe_id=name, serial=svid.serial, expires_at=svid.expires_at.isoformat(), reason=reason
+        )
         self._keep(service, svid)
         return True
 
@@ -119,7 +124,7 @@ class Identities:
                 start = pem.index(b"-----BEGIN CERTIFICATE-----")
                 key, chain = pem[:start], pem[start:]
                 svid = accept(chain, key, name, self._bundle, self._trust_domain, self._clock(), timedelta(days=3650))
-            except FileNotFoundError:
+            except NotFound:
                 continue
             except (MeshError, ValueError) as error:
                 _log.warning("svid_file_unusable", path=str(path), problem=str(error))

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from meshagent.errors import MeshError
+from meshagent.errors import MeshError, NotFound
 from meshagent.model.intention import Intention
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
@@ -73,7 +73,7 @@ def load_snapshot(path: Path) -> tuple[World, Cuts] | None:
         if data["checksum"] != _checksum(body):
             raise UnusableSnapshot("its checksum does not fit its content")
         return _decode(_Snapshot.model_validate_json(body))
-    except FileNotFoundError:
+    except NotFound:
         return None
     except (MeshError, ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnusableSnapshot(str(error)) from None

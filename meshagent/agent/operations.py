@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from meshagent.agent.converge import Converger
+from meshagent.agent.health import HealthChecks
 from meshagent.agent.identities import Identities
 from meshagent.agent.membership import Membership
 from meshagent.agent.roster import Place, Registered, Roster, Source
@@ -60,6 +61,7 @@ class Operations:
         membership: Membership,
         snapshots: Snapshots,
         xds: XdsServer,
+        health: HealthChecks,
         clock: Callable[[], datetime],
         active: Callable[[Registered], Awaitable[int]],
     ) -> None:
@@ -71,6 +73,7 @@ class Operations:
         self.membership = membership
         self.snapshots = snapshots
         self.xds = xds
+        self.health = health
         self._clock = clock
         self._active = active
         self._waiting: list[_Served] = []
@@ -130,7 +133,9 @@ class Operations:
             self.identities.want(services, world.mesh.trust_domain, world.bundle)
 
     def _offer_instances(self) -> None:
-        offered = {place: each for place, each in self.roster.registered.items() if place in self.live and not each.draining}
+        offered = {
+            place: each for place, each in self.roster.registered.items() if place in self.live and not each.draining
+        }
         self.membership.offer({place: self._instance(each) for place, each in offered.items()})
 
     def _instance(self, each: Registered) -> Instance:
@@ -265,4 +270,3 @@ class Operations:
             at=self._clock(),
         )
         self.membership.report(report)
-

@@ -71,7 +71,11 @@ class Roster:
         self._refuse_shared_ports(definition, place)
         for upstream in definition.upstreams:
             known = held.definition.upstreams if held else ()
-            if upstream.local_port and upstream.local_port not in (other.local_port for other in known) and not mtls_port:
+            if (
+                upstream.local_port
+                and upstream.local_port not in (other.local_port for other in known)
+                and not mtls_port
+            ):
                 require_free("127.0.0.1", upstream.local_port, f"upstream {upstream.service} of {definition.name}")
         port = mtls_port or (held.mtls_port if held else self._free_port(definition))
         healthy = held.healthy if held and held.definition.checks == definition.checks else not definition.checks
@@ -116,8 +120,11 @@ class Roster:
         """Take in what an earlier agent kept. A file that cannot be read is reported and left out."""
         try:
             rows = json.loads(read_private(self._path))["services"]
-            kept = [(ServiceDefinition.model_validate(row["definition"]), int(row["mtls_port"]), row["source"]) for row in rows]
-        except FileNotFoundError:
+            kept = [
+                (ServiceDefinition.model_validate(row["definition"]), int(row["mtls_port"]), row["source"])
+                for row in rows
+            ]
+        except NotFound:
             return
         except (MeshError, ValueError, KeyError, TypeError) as error:
             _log.warning("roster_unreadable", path=str(self._path), problem=str(error))

@@ -82,7 +82,11 @@ class Watching:
         """Ask now and then whether the store still answers: a watch alone waits in silence."""
         while True:
             await asyncio.sleep(_HEALTH_EVERY)
-            health = await self._store.check()
+            try:
+                health = await self._store.check()
+            except (StoreUnavailable, StoreDenied) as error:
+                self._stale(str(error))
+                continue
             if not health.ok:
                 self._stale("; ".join(health.problems))
             elif self._complete.is_set() and self.stale_since is not None:

@@ -16,7 +16,6 @@ from pydantic_core import ErrorDetails
 from meshagent.agent.operations import Operations
 from meshagent.api.metrics import metrics_text
 from meshagent.api.status import agent_status, proxy_status, service_rows
-from meshagent.envoy.admin import AdminClient
 from meshagent.envoy.process import EnvoyProcess
 from meshagent.errors import InvalidDocument, MeshError, NotFound, PortInUse, Problem, UsageProblem
 from meshagent.model.service import ServiceDefinition
@@ -31,10 +30,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Api:
     """The handlers."""
 
-    def __init__(self, operations: Operations, envoy: EnvoyProcess, admin: AdminClient, facts: dict[str, str]) -> None:
+    def __init__(self, operations: Operations, envoy: EnvoyProcess, facts: dict[str, str]) -> None:
         self._operations = operations
         self._envoy = envoy
-        self._admin = admin
         self._facts = facts
 
     def app(self) -> web.Application:
@@ -75,25 +73,29 @@ class Api:
     async def _down(self, request: web.Request) -> web.Response:
         found, seconds = await self._operations.down(request.match_info["name"], request.query.get("id"))
         definition = found.definition
-        return web.json_response({"name": definition.name, "id": definition.instance_id, "drained_ms": round(seconds * 1000)})
+        return web.json_response(
+            {"name": definition.name, "id": definition.instance_id, "drained_ms": round(seconds * 1000)}
+        )
 
     async def _ttl(self, request: web.Request) -> web.Response:
         body = await request.json()
         found = self._operations.roster.find(request.match_info["name"], request.query.get("id"))
-        self._operations.feed_ttl(found.place, body.get("status") == "passing", str(body.get("output", "")))
+        self._operations.health.feed(found.place, body.get("status") == "passing", str(body.get("output", "")))
         return web.json_response({"name": found.definition.name, "id": found.definition.instance_id})
 
     async def _proxy_status(self, _: web.Request) -> web.Response:
-        return web.json_response(await proxy_status(self._operations, self._envoy, self._admin))
+        return web.json_response(await proxy_status(self._operations, self._envoy))
 
     async def _proxy_config(self, _: web.Request) -> web.Response:
-        return web.Response(body=await self._admin.config_dump(), content_type="application/json")
+        return web.Response(body=await self._envoy.admin.config_dump(), content_type="application/json")
 
     async def _proxy_stats(self, request: web.Request) -> web.Response:
-        return web.json_response({"stats": await self._admin.stats(request.query.get("filter", ""))})
+        return web.json_response({"stats": await self._envoy.admin.stats(request.query.get("filter", ""))})
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=metrics_text(agent_status(self._operations, self._envoy, self._facts)), content_type="text/plain")
+        return web.Response(
+            body=metrics_text(agent_status(self._operations, self._envoy, self._facts)), content_type="text/plain"
+        )
 
 
 @asynccontextmanager
@@ -134,12 +136,13 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except MeshError as error:
         status = _STATUS.get(type(error), 500)
-        return web.json_response({"code": error.code, "message": error.message, "next_step": error.next_step}, status=status)
+        return web.json_response(
+            {"code": error.code, "message": error.message, "next_step": error.next_step}, status=status
+        )
     except ValueError as error:
         return web.json_response({"code": UsageProblem.code, "message": str(error), "next_step": ""}, status=400)
     except web.HTTPException as error:
         return web.json_response({"code": "E000", "message": error.reason, "next_step": ""}, status=error.status)
-
 
 
 def _problem(error: ErrorDetails) -> Problem:

@@ -31,7 +31,9 @@ class _Status(Collector):
         info.add_metric([status["agent_version"], status["envoy_version"]], 1)
         yield info
         yield _gauge("meshagent_policy_revision", "Policy revision read from the store.", status["revision"])
-        yield _gauge("meshagent_policy_revision_applied", "Policy revision that Envoy applied.", status["applied_revision"])
+        yield _gauge(
+            "meshagent_policy_revision_applied", "Policy revision that Envoy applied.", status["applied_revision"]
+        )
         yield _gauge("meshagent_store_ok", "1 while the store answers.", int(status["store_ok"]))
         yield _gauge("meshagent_problems", "Things that are not as they should be.", len(status["problems"]))
         yield _gauge("meshagent_rejected_resources", "Resources that Envoy refuses.", len(status["rejected"]))
@@ -40,7 +42,9 @@ class _Status(Collector):
         restarts = CounterMetricFamily("meshagent_envoy_restarts", "Times that Envoy ended and was started again.")
         restarts.add_metric([], status["envoy"]["restarts"])
         yield restarts
-        expiry = GaugeMetricFamily("meshagent_svid_expires_at_seconds", "When each SVID ends (Unix time).", labels=["service"])
+        expiry = GaugeMetricFamily(
+            "meshagent_svid_expires_at_seconds", "When each SVID ends (Unix time).", labels=["service"]
+        )
         for service, svid in status["svids"].items():
             expiry.add_metric([service], datetime.fromisoformat(svid["expires_at"]).timestamp())
         yield expiry

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from meshagent.agent.operations import Operations
-from meshagent.envoy.admin import AdminClient
 from meshagent.envoy.process import EnvoyProcess
 from meshagent.errors import EnvoyFailed
 from meshagent.xds.types import short_name
@@ -69,7 +68,7 @@ def service_rows(operations: Operations) -> list[dict[str, Any]]:
                 "protocol": definition.protocol,
                 "mtls_port": each.mtls_port,
                 "health": "draining" if each.draining else "passing" if each.healthy else "failing",
-                "checks": operations.check_rows(place),
+                "checks": operations.health.rows(place),
                 "upstreams": upstreams,
                 "source": each.source,
             }
@@ -77,7 +76,7 @@ def service_rows(operations: Operations) -> list[dict[str, Any]]:
     return rows
 
 
-async def proxy_status(operations: Operations, envoy: EnvoyProcess, admin: AdminClient) -> dict[str, Any]:
+async def proxy_status(operations: Operations, envoy: EnvoyProcess) -> dict[str, Any]:
     """GET /v1/proxy/status."""
     types: dict[str, dict[str, Any]] = {}
     for stream in operations.xds.streams:
@@ -90,7 +89,7 @@ async def proxy_status(operations: Operations, envoy: EnvoyProcess, admin: Admin
                 "bytes_sent": status.bytes_sent,
             }
     try:
-        info = await admin.server_info()
+        info = await envoy.admin.server_info()
     except EnvoyFailed:
         info = {}
     return {

@@ -1,1 +1,1 @@
-""""""
+"""The proxy process: found, configured, started, adopted, watched, drained. Knows no mesh word."""

@@ -33,7 +33,7 @@ class Svid:
     spiffe_id: str
     chain_pem: bytes
     key_pem: bytes = field(repr=False)
-    serial: str = ""
-    not_before: datetime = datetime.min
-    expires_at: datetime = datetime.max
-    root_digest: str = ""  # hex SHA-256 of the root certificate (DER) that the chain ends in
+    serial: str
+    not_before: datetime
+    expires_at: datetime
+    root_digest: str  # hex SHA-256 of the root certificate (DER) that the chain ends in

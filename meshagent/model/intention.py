@@ -24,7 +24,9 @@ def _check_header_name(text: str) -> str:
     if not _TOKEN.fullmatch(text) or text != text.lower():
         raise ValueError("must be a header name in lower case")
     if text in ("host", "authority"):
-        raise ValueError("cannot be decided on: clients write Host in many ways that mean the same (use paths or sources)")
+        raise ValueError(
+            "cannot be decided on: clients write Host in many ways that mean the same (use paths or sources)"
+        )
     return text
 
 

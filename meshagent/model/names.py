@@ -15,7 +15,9 @@ ANY = "*"
 
 _SERVICE_NAME = re.compile(SERVICE_NAME_PATTERN)
 _TRUST_DOMAIN = re.compile(TRUST_DOMAIN_PATTERN)
-_SPIFFE = re.compile(rf"spiffe://({TRUST_DOMAIN_PATTERN})/(?:ns/default/dc/[a-z0-9-]{{1,63}}/)?svc/({SERVICE_NAME_PATTERN})")
+_SPIFFE = re.compile(
+    rf"spiffe://({TRUST_DOMAIN_PATTERN})/(?:ns/default/dc/[a-z0-9-]{{1,63}}/)?svc/({SERVICE_NAME_PATTERN})"
+)
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -32,7 +34,9 @@ class Model(BaseModel):
 def check_service_name(text: str) -> str:
     """The text when it is a service's name; raises ValueError (design, section 3)."""
     if not _SERVICE_NAME.fullmatch(text):
-        raise ValueError("must be 1 to 63 lower-case letters, digits or '-', beginning and ending with a letter or digit")
+        raise ValueError(
+            "must be 1 to 63 lower-case letters, digits or '-', beginning and ending with a letter or digit"
+        )
     return text
 
 
@@ -54,7 +58,7 @@ def check_address(text: str) -> str:
         address = ipaddress.ip_address(text)
     except ValueError:
         raise ValueError("must be an IPv4 or IPv6 address") from None
-    if address.is_multicast or address.is_unspecified or address.is_reserved and not address.is_private:
+    if address.is_multicast or address.is_unspecified or (address.is_reserved and not address.is_private):
         raise ValueError("must be an address that can be connected to")
     return str(address)
 

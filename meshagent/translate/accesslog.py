@@ -29,11 +29,13 @@ _HTTP = {
 _TCP = {"details": "%CONNECTION_TERMINATION_DETAILS%"}
 
 
-def access_log(log: AccessLog, policy: AccessLogPolicy, settings: Settings, *, http: bool, service: str, side: str) -> None:
+def access_log(
+    log: AccessLog, policy: AccessLogPolicy, settings: Settings, *, http: bool, service: str, side: str
+) -> None:
     """Fill in a file log for one side ("inbound" or "outbound") of a service."""
     log.name = "envoy.access_loggers.file"
     if policy.only == "errors":
-        _only_errors(log, http=http)
+        _only_errors(log, at_least=0 if not http else 400 if side == "inbound" else 500)
     line = FileAccessLog(path=settings.access_log_path)
     fields = line.log_format.json_format.fields
     for name, value in {**_COMMON, **(_HTTP if http else _TCP), "service": service, "side": side}.items():
@@ -41,12 +43,15 @@ def access_log(log: AccessLog, policy: AccessLogPolicy, settings: Settings, *, h
     pack(log.typed_config, line)
 
 
-def _only_errors(log: AccessLog, *, http: bool) -> None:
-    """A status of 400 or more, or any response flag (a connection that was refused or broke)."""
-    flagged = log.filter.or_filter.filters.add() if http else log.filter
+def _only_errors(log: AccessLog, *, at_least: int) -> None:
+    """A response flag (a connection that was refused or broke), or for HTTP a status from `at_least` on.
+
+    A 4xx is logged where it arises: the caller's side would only say it once more.
+    """
+    flagged = log.filter.or_filter.filters.add() if at_least else log.filter
     flagged.response_flag_filter.SetInParent()
-    if http:
+    if at_least:
         comparison = log.filter.or_filter.filters.add().status_code_filter.comparison
         comparison.op = ComparisonFilter.GE
-        comparison.value.default_value = 400
+        comparison.value.default_value = at_least
         comparison.value.runtime_key = "meshagent.access_log_status"

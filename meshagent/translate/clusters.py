@@ -15,8 +15,12 @@ from meshagent.translate.tls import connect_to
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CONNECT_SECONDS = 2
-_NO_LIMIT = 1 << 20  # Envoy's default of 1024 would refuse quietly; memory is bounded by the limit of downstream connections
-_APP_IDLE_SECONDS = 4  # below the 5 s after which common app servers close a kept connection: no race for the last request
+_NO_LIMIT = (
+    1 << 20
+)  # Envoy's default of 1024 would refuse quietly; memory is bounded by the limit of downstream connections
+_APP_IDLE_SECONDS = (
+    4  # below the 5 s after which common app servers close a kept connection: no race for the last request
+)
 
 
 def app_cluster_name(inbound: Inbound) -> str:

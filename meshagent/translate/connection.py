@@ -25,9 +25,11 @@ _OWN_PREFIXES = ("x-envoy-", "x-mesh-")
 _OWN_NAMES = ("x-forwarded-for", "x-real-ip")
 
 
-def inbound_manager(service: str, policy: AccessLog, settings: Settings, filters: Sequence[HttpFilter]) -> HttpConnectionManager:
+def inbound_manager(
+    service: str, stat_prefix: str, policy: AccessLog, settings: Settings, filters: Sequence[HttpFilter]
+) -> HttpConnectionManager:
     """Towards the mesh: normalised, bounded, nothing believed that the peer cannot prove. The caller adds the routes."""
-    manager = _manager(f"in.{service}", filters)
+    manager = _manager(stat_prefix, filters)
     manager.common_http_protocol_options.headers_with_underscores_action = HttpProtocolOptions.REJECT_REQUEST
     manager.common_http_protocol_options.max_connection_duration.FromSeconds(_INBOUND_MAX_AGE_SECONDS)
     manager.generate_request_id.value = False
@@ -52,7 +54,9 @@ def outbound_manager(source: str, upstream: str, policy: AccessLog, settings: Se
     manager.forward_client_cert_details = HttpConnectionManager.SANITIZE
     manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
     if policy.only != "none":
-        access_log(manager.access_log.add(), policy, settings, http=True, service=source, side=f"outbound to {upstream}")
+        access_log(
+            manager.access_log.add(), policy, settings, http=True, service=source, side=f"outbound to {upstream}"
+        )
     return manager
 
 

@@ -29,6 +29,12 @@ def inbound_listener_name(port: int) -> str:
     return f"in/{port}"
 
 
+def inbound_stat_prefix(inbound: Inbound) -> str:
+    """Under which Envoy counts an instance's requests and connections."""
+    more = "" if inbound.instance == inbound.service else f".{inbound.instance}"
+    return f"in.{inbound.service}{more}"
+
+
 def plain_listener_name(inbound: Inbound) -> str:
     """The listener of a permissive service's plain-text port."""
     return f"plain/{inbound.service}/{inbound.instance}"
@@ -64,7 +70,9 @@ def _listener(name: str, address: str, port: int) -> Listener:
     return listener
 
 
-def _mtls_chain(chain: FilterChain, inbound: Inbound, source: str | None, cut: int, view: ProxyView, settings: Settings) -> None:
+def _mtls_chain(
+    chain: FilterChain, inbound: Inbound, source: str | None, cut: int, view: ProxyView, settings: Settings
+) -> None:
     chain.name = f"{inbound.service}/{source or '*'}"
     chain.filter_chain_match.server_names.append(server_name(source or "*", inbound.service, view.trust_domain))
     if cut:
@@ -77,21 +85,27 @@ def _mtls_chain(chain: FilterChain, inbound: Inbound, source: str | None, cut: i
     _filters(chain, inbound, rbac_name(inbound.service), view, settings, closed=closed)
 
 
-def _filters(chain: FilterChain, inbound: Inbound, rbac: str, view: ProxyView, settings: Settings, *, closed: bool) -> None:
+def _filters(
+    chain: FilterChain, inbound: Inbound, rbac: str, view: ProxyView, settings: Settings, *, closed: bool
+) -> None:
     if inbound.protocol in HTTP_PROTOCOLS:
         http_guard = HttpFilter(name=rbac)
         _by_ecds(http_guard.config_discovery, inbound.protocol)
-        manager = inbound_manager(inbound.service, view.access_log, settings, [http_guard])
+        manager = inbound_manager(
+            inbound.service, inbound_stat_prefix(inbound), view.access_log, settings, [http_guard]
+        )
         _route_to_app(manager.route_config, inbound)
         pack(chain.filters.add(name="envoy.filters.network.http_connection_manager").typed_config, manager)
         return
     guard = chain.filters.add(name=rbac)
     _by_ecds(guard.config_discovery, inbound.protocol)
-    proxy = tcp_forward(f"in.{inbound.service}", NOWHERE if closed else app_cluster_name(inbound))
+    proxy = tcp_forward(inbound_stat_prefix(inbound), NOWHERE if closed else app_cluster_name(inbound))
     proxy.upstream_connect_mode = UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE  # a stranger costs the app nothing
     proxy.max_early_data_bytes.value = _EARLY_BYTES
     if view.access_log.only != "none":
-        access_log(proxy.access_log.add(), view.access_log, settings, http=False, service=inbound.service, side="inbound")
+        access_log(
+            proxy.access_log.add(), view.access_log, settings, http=False, service=inbound.service, side="inbound"
+        )
     pack(chain.filters.add(name="envoy.filters.network.tcp_proxy").typed_config, proxy)
 
 
@@ -112,4 +126,3 @@ def _route_to_app(routes: RouteConfiguration, inbound: Inbound) -> None:
     route.route.cluster = app_cluster_name(inbound)
     route.route.timeout.SetInParent()  # 0: streams live as long as they like
     safe_retries(route.route.retry_policy, 1)
-

@@ -39,7 +39,9 @@ def outbound_listener(outbound: Outbound, view: ProxyView, settings: Settings) -
         proxy = tcp_forward(f"out.{outbound.source}.{outbound.upstream}", upstream_name(outbound))
         if view.access_log.only != "none":
             side = f"outbound to {outbound.upstream}"
-            access_log(proxy.access_log.add(), view.access_log, settings, http=False, service=outbound.source, side=side)
+            access_log(
+                proxy.access_log.add(), view.access_log, settings, http=False, service=outbound.source, side=side
+            )
         pack(chain.filters.add(name="envoy.filters.network.tcp_proxy").typed_config, proxy)
     return listener
 

@@ -35,20 +35,33 @@ class Translated:
 def translate(view: ProxyView, svids: Svids, settings: Settings, previous: Translated | None = None) -> Translated:
     """All resources of the proxy. What depends on nothing that changed since `previous` is taken from it."""
     memo = _Memo(previous, (view.trust_domain, view.address, view.access_log, settings))
+    _add_rules(memo, view)
     for inbound in view.inbounds:
-        memo.add(("in", inbound.service, inbound.instance), inbound, partial(_inbound, inbound, view))
+        app = (inbound.service, inbound.instance, inbound.protocol, inbound.app_address, inbound.app_port)
+        memo.add(("app", inbound.service, inbound.instance), app, partial(_app, inbound))
         if inbound.plain_port:
-            memo.add(("plain", inbound.service, inbound.instance), inbound, partial(_plain, inbound, view, settings))
+            plain = ("plain", inbound.service, inbound.instance)
+            memo.add(plain, (app, inbound.plain_port), partial(_plain, inbound, view, settings))
     for port, group in groupby(sorted(view.inbounds, key=_by_port), key=lambda inbound: inbound.mtls_port):
         members = tuple(group)
         memo.add(("listen", port), tuple(map(_listened, members)), partial(_listener, members, view, settings))
     for outbound in view.outbounds:
         memo.add(("out", outbound_listener_name(outbound)), outbound, partial(_outbound, outbound, view, settings))
     memo.add("roots", view.bundle, lambda: [(SDS, ROOTS, roots_secret(view))])
-    for service in sorted({inbound.service for inbound in view.inbounds} | {outbound.source for outbound in view.outbounds}):
+    for service in sorted(
+        {inbound.service for inbound in view.inbounds} | {outbound.source for outbound in view.outbounds}
+    ):
         if svid := svids.get(service):
             memo.add(("svid", service), svid, partial(_svid, service, svid))
     return memo.done()
+
+
+def translate_rules(view: ProxyView, settings: Settings, previous: Translated) -> Resources:
+    """Only what decides calls, and only where it changed since `previous`: it can be on its way before all the rest."""
+    memo = _Memo(previous, (view.trust_domain, view.address, view.access_log, settings))
+    _add_rules(memo, view)
+    held = previous.resources
+    return {key: value for key, value in memo.done().resources.items() if key in held and held[key] != value}
 
 
 def _by_port(inbound: Inbound) -> tuple[int, str, str]:
@@ -62,11 +75,21 @@ def _listened(inbound: Inbound) -> Hashable:
     return (*fixed, inbound.chains, inbound.default_cut, closed, inbound.shut_out)
 
 
-def _inbound(inbound: Inbound, view: ProxyView) -> _Named:
-    yield CDS, app_cluster_name(inbound), app_cluster(inbound)
+def _add_rules(memo: _Memo, view: ProxyView) -> None:
+    for inbound in view.inbounds:
+        plain = bool(inbound.plain_port)
+        cause = (inbound.guard, inbound.protocol, plain)
+        memo.add(("rules", inbound.service, inbound.instance), cause, partial(_rules, inbound, view, plain))
+
+
+def _rules(inbound: Inbound, view: ProxyView, plain: bool) -> _Named:
     yield ECDS, rbac_name(inbound.service), rbac_filter(inbound, view.trust_domain)
-    if inbound.plain_port:
+    if plain:
         yield ECDS, plain_rbac_name(inbound.service), rbac_filter(inbound, view.trust_domain, plain=True)
+
+
+def _app(inbound: Inbound) -> _Named:
+    yield CDS, app_cluster_name(inbound), app_cluster(inbound)
 
 
 def _listener(members: tuple[Inbound, ...], view: ProxyView, settings: Settings) -> _Named:

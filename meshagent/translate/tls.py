@@ -16,7 +16,9 @@ def server_name(source: str, destination: str, trust_domain: str) -> str:
     return f"{source}.{destination}.{trust_domain}"
 
 
-def accept_from(socket: TransportSocket, service: str, trust_domain: str, source: str | None, alpn: tuple[str, ...]) -> None:
+def accept_from(
+    socket: TransportSocket, service: str, trust_domain: str, source: str | None, alpn: tuple[str, ...]
+) -> None:
     """TLS of an inbound chain: our SVID, a client certificate of exactly `source`, or of anyone in the trust domain."""
     context = DownstreamTlsContext()
     context.require_client_certificate.value = True
@@ -31,7 +33,9 @@ def accept_from(socket: TransportSocket, service: str, trust_domain: str, source
     _name(socket, context)
 
 
-def connect_to(socket: TransportSocket, source: str, destination: str, trust_domain: str, alpn: tuple[str, ...]) -> None:
+def connect_to(
+    socket: TransportSocket, source: str, destination: str, trust_domain: str, alpn: tuple[str, ...]
+) -> None:
     """TLS of an upstream cluster: our SVID, and only the destination's own SVID will do."""
     context = UpstreamTlsContext(sni=server_name(source, destination, trust_domain))
     matcher = _common(context.common_tls_context, source, alpn)

@@ -1,0 +1,236 @@
+"""The composition root: the only file that knows every concrete class. One task group; when it ends, so does the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Never
+
+import structlog
+
+from meshagent import __version__
+from meshagent.agent.converge import Converger
+from meshagent.agent.founding import found
+from meshagent.agent.health import HealthChecks
+from meshagent.agent.identities import Identities
+from meshagent.agent.lastgood import Cuts, UnusableSnapshot, load_snapshot, with_cuts
+from meshagent.agent.membership import Membership
+from meshagent.agent.operations import Here, Operations
+from meshagent.agent.ports import require_free
+from meshagent.agent.roster import Registered, Roster
+from meshagent.agent.snapshots import Snapshots
+from meshagent.agent.watching import Watching
+from meshagent.ca import open_authority
+from meshagent.ca.base import Authority
+from meshagent.config import AgentConfig
+from meshagent.documents.files import read_paths
+from meshagent.envoy.bootstrap import BootstrapSettings
+from meshagent.envoy.logs import tell_log, tell_requests
+from meshagent.envoy.process import EnvoyProcess
+from meshagent.errors import DataDirInUse, MeshError
+from meshagent.model.service import ServiceDefinition
+from meshagent.model.world import World
+from meshagent.policy.resolve import Host, resolve
+from meshagent.private import locked, private_dir
+from meshagent.state.keys import Keys
+from meshagent.store import open_store
+from meshagent.store.lazy import LazyStore
+from meshagent.telemetry.log import set_up_log
+from meshagent.translate.settings import Settings
+from meshagent.xds.cache import Cache
+from meshagent.xds.server import XdsServer
+
+_log = structlog.get_logger("meshagent")
+_RETRY_REJECTED_SECONDS = 5.0
+
+
+async def run(config: AgentConfig) -> int:
+    """Run the agent until SIGTERM or SIGINT, then drain. Returns the exit code. Raises MeshError when it cannot start."""
+    set_up_log(config.log_level)
+    try:
+        with locked(private_dir(config.data_dir) / "agent.lock", wait_seconds=0):
+            await Daemon(config).serve()
+    except DataDirInUse:
+        raise DataDirInUse(
+            f"another agent runs on {config.data_dir}", next_step="stop it, or give this one its own --data-dir"
+        ) from None
+    return 0
+
+
+class Daemon:
+    """Everything that one agent consists of."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        data, runtime = config.data_dir, private_dir(config.runtime_dir)
+        self._xds_socket = runtime / "xds.sock"
+        self._last_good, self._cuts = _last_good(data / "snapshot.json")
+        self._authority = cache(self._open_authority)
+        self.store = LazyStore(lambda: open_store(config.store))
+        self.keys = Keys()
+        cache_ = Cache()
+        self.xds = XdsServer(cache_)
+        settings = BootstrapSettings(
+            config.host.name, self._xds_socket, runtime / "admin.sock", config.envoy.max_connections
+        )
+        self.envoy = EnvoyProcess(data, settings, path=config.envoy.path, concurrency=config.envoy.concurrency)
+        self._host = Host(config.host.name, config.host.address)
+        self.converger = Converger(self._host, Settings(str(data / "access.log")), cache_, _now)
+        self.roster = Roster(data / "services.json", config.host.address, config.inbound_port, self._roster_changed)
+        self.health = HealthChecks(self.roster.set_health)
+        self.operations = Operations(
+            here=self._here(""),
+            roster=self.roster,
+            watching=Watching(self.store, self.keys, self._last_good, self._world_changed, _now),
+            identities=Identities(
+                self._authority, private_dir(data / "identities"), config.ca.ttl, _now, self._identities_changed
+            ),
+            converger=self.converger,
+            membership=Membership(self.store, self.keys),
+            snapshots=Snapshots(data / "snapshot.json"),
+            xds=self.xds,
+            health=self.health,
+            clock=_now,
+            active=self._active,
+        )
+
+    async def serve(self) -> None:
+        """Start everything in the order in which it depends on each other, run until told to stop, and drain."""
+        if not self.envoy.running_here:
+            require_free(self._host.address, self._config.inbound_port, "the mesh's mTLS port (inbound_port)")
+        await self.envoy.start()
+        self.operations.here = self._here(str(self.envoy.version))
+        await self.xds.start(self._xds_socket)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._load_definitions)
+        async with asyncio.TaskGroup() as group:
+            outcomes = group.create_task(self.operations.follow_outcomes())
+            self._restore()
+            tasks = [outcomes, *(group.create_task(loop) for loop in self._loops())]
+            await stop.wait()
+            _log.info("agent_stopping")
+            await self.operations.leave()
+            await self.envoy.stop(self._config.envoy.drain)
+            for task in tasks:
+                task.cancel()
+        await self.xds.stop(0.1)
+        await self.store.close()
+        _log.info("agent_stopped")
+
+    def _loops(self) -> list[Coroutine[Any, Any, Any]]:
+        operations, data = self.operations, self._config.data_dir
+        return [
+            self.envoy.run(),
+            self.converger.run(),
+            operations.watching.run(),
+            operations.watching.run_health(),
+            operations.identities.run(),
+            operations.membership.run(),
+            operations.snapshots.run(),
+            self.health.run(),
+            self._found(),
+            self._retry_rejected(),
+            self._serve_api(),
+            tell_log(data / "envoy.log", self.envoy.admin),
+            tell_requests(data / "access.log", self.envoy.admin),
+        ]
+
+    # --- what the parts tell each other
+
+    def _world_changed(self, world: World) -> None:
+        self.operations.world_changed(world)
+
+    def _identities_changed(self, svids: Any) -> None:
+        self.converger.offer(svids=svids)
+
+    def _roster_changed(self) -> None:
+        self.health.follow({place: each.definition.checks for place, each in self.roster.registered.items()})
+        self.operations.roster_changed()
+
+    async def _active(self, each: Registered) -> int:
+        """Requests and TCP connections under way to one service instance."""
+        definition = each.definition
+        prefix = f"in.{definition.name}" + (
+            "" if definition.instance_id == definition.name else f".{definition.instance_id}"
+        )
+        found = await self.envoy.admin.stats(
+            rf"^(http\.{prefix}\.downstream_rq_active|tcp\.{prefix}\.downstream_cx_active)$"
+        )
+        return sum(found.values())
+
+    # --- starting
+
+    def _restore(self) -> None:
+        """Take up what an earlier agent knew: its services, and with its last World serve at once, store or no store."""
+        self.roster.load()
+        self._load_definitions()
+        if not self._last_good:
+            return
+        locals_ = self.roster.locals(self._last_good)
+        view = resolve(self._last_good, self._host, locals_, None, _now())
+        self.converger.remember(with_cuts(view, self._cuts))
+        self.operations.world_changed(self._last_good)
+        _log.info("snapshot_restored", revision=self._last_good.revision)
+
+    def _load_definitions(self) -> None:
+        """Register what services.d says. One bad file keeps nobody else from being registered."""
+        directory = self._config.services_dir
+        found = read_paths([directory], ServiceDefinition) if directory.is_dir() else None
+        for problem in found.problems if found else ():
+            _log.error("definition_unusable", problem=str(problem))
+        for located in found.documents if found else ():
+            try:
+                self.roster.add(located.document, "file")
+            except MeshError as error:
+                _log.error("service_not_registered", service=located.document.name, problem=str(error))
+
+    async def _found(self) -> None:
+        own = self._config.store.startswith("sqlite:")
+        await found(self.store, self.keys, self._authority, own_store=own, last_good=self._last_good, clock=_now)
+
+    def _open_authority(self, trust_domain: str) -> Authority:
+        ca = self._config.ca
+        return open_authority(
+            ca.provider, ca.provider_settings, trust_domain=trust_domain, data_dir=self._config.data_dir, clock=_now
+        )
+
+    async def _retry_rejected(self) -> Never:
+        """A port that was taken may be free by now."""
+        while True:
+            await asyncio.sleep(_RETRY_REJECTED_SECONDS)
+            if self.operations.rejected():
+                self.xds.retry_rejected()
+
+    async def _serve_api(self) -> None:
+        from meshagent.api.app import Api, serving  # aiohttp: 100 ms that nobody should wait for
+
+        facts = {"data_dir": str(self._config.data_dir), "store": self._config.store}
+        async with serving(
+            Api(self.operations, self.envoy, facts), self._config.api_socket, self._config.metrics_address
+        ):
+            _log.info("agent_started", host=self._host.name, api=str(self._config.api_socket))
+            await asyncio.Event().wait()
+
+    def _here(self, envoy_version: str) -> Here:
+        host = self._config.host
+        return Here(
+            host.name, host.address, host.region, host.zone, __version__, envoy_version, self._config.envoy.drain
+        )
+
+
+def _last_good(path: Path) -> tuple[World | None, Cuts]:
+    try:
+        return load_snapshot(path) or (None, {})
+    except UnusableSnapshot as error:
+        _log.error("snapshot_ignored", path=str(path), problem=str(error))
+        return None, {}
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
