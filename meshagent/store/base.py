@@ -1,7 +1,7 @@
 """The store protocol: bytes under keys, six methods, no mesh words.
 
 A store is level-triggered: a watcher that lost its place gets the whole of its prefixes again (`Changes.full`).
-Every provider is held to one suite, tests/conformance/test_store.py.
+Every provider is held to one suite, tests/conformance/test_store*.py.
 
 Prefixes, the same for every provider: one that ends in `/` means every key below it, the empty one means every key,
 and any other names exactly one key. So `a/` covers `a/b` but neither `a` nor `ab`, and `a` covers `a` alone.

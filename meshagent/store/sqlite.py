@@ -203,8 +203,6 @@ class SqliteStore:
         if self._link.away():
             await self._link.reopen()
             self._link.pulse.beat()
-        if self._watched:
-            self._link.listen()
         now = tables.Instant(self._clock(), self._monotonic())
         before, self._signs = self._signs, await self._link.query(partial(tables.signs, now=now))
         if self._signs.head != before.head:
@@ -215,3 +213,6 @@ class SqliteStore:
         if now.monotonic >= self._next_compaction:
             self._next_compaction = now.monotonic + _COMPACT_EVERY
             await self.compact()
+        if self._watched:
+            # Last, for it may fail: the poll does without.
+            self._link.listen()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import sqlite3
 import stat
@@ -53,8 +54,7 @@ class Database:
                 # A read that meets a lock must not hold up the event loop: it fails at once and is tried again.
                 self.reader.execute("PRAGMA busy_timeout = 0")
                 self.reader.execute("PRAGMA query_only = ON")
-                logs = [self.beside(ending) for ending in _LOGS]
-                self._logs = {name: _identity(name) for name in logs if present(name)}
+                self._logs = {name: _identity(name) for name in map(self.beside, _LOGS) if present(name)}
                 undo.pop_all()
 
     def moved(self) -> bool:
@@ -65,14 +65,21 @@ class Database:
             return True
 
     def close(self) -> None:
-        """Close both connections; after a swap, take away the log files that would corrupt the new database."""
-        if self.moved() and present(self.path):
-            for name, identity in self._logs.items():
-                with contextlib.suppress(OSError):
-                    if _identity(name) == identity:
-                        name.unlink()
+        """Close both connections. A file that was moved is completed first: its log did not move with it."""
+        if self.moved():
+            with contextlib.suppress(sqlite3.Error):
+                self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if present(self.path):
+                self._remove_logs()
         self.reader.close()
         self.writer.close()
+
+    def _remove_logs(self) -> None:
+        """Take away the logs of the file that was at the path: beside the file that is there now they corrupt it."""
+        for name, identity in self._logs.items():
+            with contextlib.suppress(OSError):
+                if _identity(name) == identity:
+                    name.unlink()
 
     def beside(self, ending: str) -> Path:
         """The path that SQLite, which follows links, would give to a companion of the file."""
@@ -155,12 +162,30 @@ def _make(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         path.parent.mkdir(mode=0o700)
         give_to_owner_of_parent(path.parent)
-    with contextlib.suppress(FileExistsError):
+    if present(path):
+        return
+    with _alone_in(path.parent):
+        if present(path):
+            return
+        for ending in _LOGS:
+            # Left by a file that was here before. Removed first: once there is a file, another process may open it.
+            Path(os.path.realpath(path) + ending).unlink(missing_ok=True)
         made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         # Safe to close: the file is new, so no connection of this process has locks on it yet.
         os.close(made)
         give_to_owner_of_parent(path)
-        log.info("store_file_created", path=str(path))
+    log.info("store_file_created", path=str(path))
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Wait until no other process makes a store in the directory, and keep them from it."""
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _check_rights(path: Path) -> None:
@@ -202,14 +227,14 @@ def _adopt(db: sqlite3.Connection, path: Path, *, create: bool) -> None:
     """Make sure that this is a store of our schema, `create` it in an empty file, and turn on write-ahead logging."""
     with reading(db):
         ours = _is_ours(db, path)
+    if not ours and not create:
+        raise damaged(path, "it is empty")
+    _turn_on_wal(db)
     if not ours:
-        if not create:
-            raise damaged(path, "it is empty")
         with writing(db):
             if not _is_ours(db, path):
                 for statement in SCHEMA:
                     db.execute(statement)
-    _turn_on_wal(db)
 
 
 def _is_ours(db: sqlite3.Connection, path: Path) -> bool:
