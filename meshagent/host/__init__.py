@@ -1,1 +1,1 @@
-""""""
+"""This machine: health checks of the apps that run on it."""

@@ -1,0 +1,5 @@
+"""`python -m meshagent`."""
+
+from meshagent.cli.main import main
+
+main()
