@@ -73,6 +73,18 @@ def test_a_directory_that_everybody_can_write_is_refused(tmp_path: Path, open_mo
     assert "chmod" in refusal.value.next_step
 
 
+def test_what_root_makes_belongs_to_the_owner_of_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 12345, 12345)
+    given: dict[str, int] = {}
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda path, uid, gid, *, follow_symlinks: given.update({path.name: uid}))
+
+    make(tmp_path / "mesh.db")
+
+    assert given == {"mesh.db": tmp_path.stat().st_uid}
+
+
 def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "mesh.db")
     owner = (tmp_path / "mesh.db").stat().st_uid

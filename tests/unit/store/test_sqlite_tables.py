@@ -122,10 +122,13 @@ def test_compaction_keeps_revisions_rising_and_tells_who_lost_its_place(db: sqli
 
 
 def test_an_error_midway_undoes_what_was_written_before_it(db: sqlite3.Connection) -> None:
-    with pytest.raises(ZeroDivisionError), tables.writing(db):
-        tables.commit(db, [Put("a", b"")], at(0))
-        raise ZeroDivisionError
+    def write_and_fail() -> None:
+        with tables.writing(db):
+            tables.commit(db, [Put("a", b"")], at(0))
+            raise ZeroDivisionError
 
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail()
     assert (keys(db), tables.head(db), db.in_transaction) == (set(), 0, False)
 
 
