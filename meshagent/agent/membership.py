@@ -32,6 +32,7 @@ class Membership:
         self._lease: Lease | None = None
         self._instances: Mapping[tuple[str, str], Instance] = {}
         self._report: ReportRecord | None = None
+        self._later: ReportRecord | None = None
         self._written: dict[tuple[str, str], Instance] = {}
         self._written_report: ReportRecord | None = None
         self._wake = asyncio.Event()
@@ -43,9 +44,17 @@ class Membership:
         self._instances = dict(instances)
         self._wake.set()
 
-    def report(self, report: ReportRecord) -> None:
-        """Say what the host reports now. One that differs in its time alone is not written."""
-        if self._report is None or report.model_copy(update={"at": self._report.at}) != self._report:
+    def report(self, report: ReportRecord, *, urgent: bool) -> None:
+        """Say what the host reports now.
+
+        One that differs in its time alone is not written. One that differs in its revision alone, because something
+        changed that does not concern this host, waits for the next renewal: else each change would be a write a host.
+        """
+        known = self._later or self._report
+        if known and report.model_copy(update={"at": known.at}) == known:
+            return
+        self._later = report
+        if urgent or not known or report.model_copy(update={"at": known.at, "revision": known.revision}) != known:
             self._report = report
             self._wake.set()
 
@@ -96,6 +105,7 @@ class Membership:
             self._lease = await self._store.lease(self._ttl)
         else:
             await self._lease.renew()
+        self._report = self._later or self._report
 
     async def _write(self) -> None:
         """Bring the store up to what is offered."""

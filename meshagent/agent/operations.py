@@ -45,6 +45,7 @@ class Here:
 class _Served:
     generation: int
     revision: int
+    urgent: bool  # whether policy that concerns this host changed
     places: frozenset[Place]
 
 
@@ -78,7 +79,6 @@ class Operations:
         self._active = active
         self._waiting: list[_Served] = []
         self._policy: object = None
-        self._policy_revision = 0
         self.live: frozenset[Place] = frozenset()
         self.applied_revision = 0
         self._moved = asyncio.Event()
@@ -105,10 +105,9 @@ class Operations:
 
     def _served(self, world: World, view: ProxyView, generation: int) -> None:
         policy = (world.mesh, world.intentions, world.services)
-        if policy != self._policy:
-            self._policy, self._policy_revision = policy, world.revision
+        urgent, self._policy = policy != self._policy, policy
         places = frozenset((inbound.service, inbound.instance) for inbound in view.inbounds)
-        self._waiting.append(_Served(generation, self._policy_revision, places))
+        self._waiting.append(_Served(generation, world.revision, urgent, places))
         self.snapshots.keep(world, view)
         self._settle()
 
@@ -123,7 +122,7 @@ class Operations:
             ports = {each.place: f"in/{each.mtls_port}" for each in self.roster.registered.values()}
             self.live = frozenset(place for place in done[-1].places if ports.get(place) not in rejected)
         self._offer_instances()
-        self.report()
+        self.report(urgent=any(served.urgent for served in done))
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
@@ -254,7 +253,7 @@ class Operations:
             found["registration"] = self.membership.last_error
         return found
 
-    def report(self) -> None:
+    def report(self, *, urgent: bool) -> None:
         """Offer the host's report to the store, when something in it changed."""
         report = ReportRecord(
             host=self.here.name,
@@ -269,4 +268,4 @@ class Operations:
             bundle=self.converger.world.bundle.digest() if self.converger.world else "",
             at=self._clock(),
         )
-        self.membership.report(report)
+        self.membership.report(report, urgent=urgent)

@@ -22,7 +22,9 @@ def next_chains(before: Inbound | None, guard: Guard, sources: tuple[str, ...]) 
     """The chains in force, counting up the cut of each source that may do less than before."""
     old = {chain.source: chain.cut for chain in before.chains} if before else {}
     return tuple(
-        Chain(source, old.get(source, 0) + int(before is not None and source in old and _stricter(before, guard, source)))
+        Chain(
+            source, old.get(source, 0) + int(before is not None and source in old and _stricter(before, guard, source))
+        )
         for source in sources
     )
 

@@ -32,9 +32,16 @@ def explain(guard: Guard, source: str, request: Request | None = None) -> Verdic
     """The verdict on a call of `source` (a service's name, proven by its certificate) to the guard's destination."""
     rule = guard.rule_for(source)
     if request is not None and (fault := _malformed(request)):
-        return Verdict("malformed", rule, None, f"the request has {fault}: answered 400 before any intention is looked at")
+        return Verdict(
+            "malformed", rule, None, f"the request has {fault}: answered 400 before any intention is looked at"
+        )
     if rule is None:
-        return Verdict(guard.default, None, None, f"no intention names {source} -> {guard.destination}; the mesh's default is {guard.default}")
+        return Verdict(
+            guard.default,
+            None,
+            None,
+            f"no intention names {source} -> {guard.destination}; the mesh's default is {guard.default}",
+        )
     if rule.action is not None:
         return Verdict(rule.action, rule, None, f"intention {rule.id} says {rule.action}")
     if request is None:
@@ -62,7 +69,9 @@ def _malformed(request: Request) -> str | None:
 def _by_permission(rule: Rule, request: Request) -> Verdict:
     for index, permission in enumerate(rule.permissions):
         if matches(permission.http, request):
-            return Verdict(permission.action, rule, index, f"permission {index} of intention {rule.id} says {permission.action}")
+            return Verdict(
+                permission.action, rule, index, f"permission {index} of intention {rule.id} says {permission.action}"
+            )
     return Verdict("deny", rule, None, f"no permission of intention {rule.id} matches the request")
 
 

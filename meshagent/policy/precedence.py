@@ -15,7 +15,9 @@ from meshagent.model.view import Guard, Rule
 from meshagent.model.world import Stated
 
 
-def guard(destination: str, protocol: str, mesh: Mesh, intentions: Mapping[str, Stated[Intention]], now: datetime) -> Guard:
+def guard(
+    destination: str, protocol: str, mesh: Mesh, intentions: Mapping[str, Stated[Intention]], now: datetime
+) -> Guard:
     """The rules in force for one destination at `now`, most precise first, without those that can never decide."""
     rules: list[Rule] = []
     named: set[str] = set()
@@ -35,11 +37,15 @@ def next_expiry(destination: str, intentions: Mapping[str, Stated[Intention]], n
     return min((at for at in times if at is not None and at > now), default=None)
 
 
-def _in_order(destination: str, intentions: Mapping[str, Stated[Intention]]) -> Iterator[tuple[Stated[Intention], IntentionSource]]:
+def _in_order(
+    destination: str, intentions: Mapping[str, Stated[Intention]]
+) -> Iterator[tuple[Stated[Intention], IntentionSource]]:
     for name in (destination, ANY):
         if stated := intentions.get(name):
             sources = stated.thing.sources
-            yield from ((stated, source) for source in sorted(sources, key=lambda source: (source.name == ANY, source.name)))
+            yield from (
+                (stated, source) for source in sorted(sources, key=lambda source: (source.name == ANY, source.name))
+            )
 
 
 def _rule(stated: Stated[Intention], source: IntentionSource, protocol: str) -> Rule:

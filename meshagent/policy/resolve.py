@@ -25,14 +25,16 @@ class Host:
     address: str
 
 
-def resolve(world: World, host: Host, locals_: tuple[Local, ...], previous: ProxyView | None, now: datetime) -> ProxyView:
+def resolve(
+    world: World, host: Host, locals_: tuple[Local, ...], previous: ProxyView | None, now: datetime
+) -> ProxyView:
     """The view of the proxy on `host`, which runs `locals_`, at `now`."""
     kept = _Kept(previous)
     inbounds = tuple(kept.inbound(_inbound(world, local, kept, now)) for local in locals_)
     outbounds: dict[tuple[str, str, int, str], Outbound] = {}
     for local in locals_:
         for upstream in local.definition.upstreams:
-            outbound = kept.outbound(_outbound(world, host, local, upstream, locals_))
+            outbound = kept.outbound(_outbound(world, host, local, upstream, locals_, kept))
             outbounds.setdefault(_outbound_key(outbound), outbound)
     expiries = (next_expiry(local.definition.name, world.intentions, now) for local in locals_)
     return ProxyView(
@@ -47,14 +49,14 @@ def resolve(world: World, host: Host, locals_: tuple[Local, ...], previous: Prox
     )
 
 
-def protocol_of(world: World, service: str, registered: Protocol | None = None) -> Protocol:
-    """How a service speaks: its document decides, then what runs here, then its first instance, then tcp."""
+def protocol_of(world: World, service: str, registered: Protocol | None = None, last: Protocol = "tcp") -> Protocol:
+    """How a service speaks: its document decides, then what runs here, then its first instance, then what it last was."""
     stated = world.services.get(service)
     if stated and stated.thing.protocol:
         return stated.thing.protocol
     if registered:
         return registered
-    return next((instance.protocol for instance in world.instances.get(service, ())), "tcp")
+    return next((instance.protocol for instance in world.instances.get(service, ())), last)
 
 
 class _Kept:
@@ -66,6 +68,12 @@ class _Kept:
 
     def before(self, service: str, instance: str) -> Inbound | None:
         return self._inbounds.get((service, instance))
+
+    def protocol(self, source: str, upstream: Upstream) -> Protocol:
+        """How the upstream spoke before: its last instance may have gone, its callers still speak as they did."""
+        key = (source, upstream.service, upstream.local_port or 0, upstream.local_socket or "")
+        before = self._outbounds.get(key)
+        return before.protocol if before else "tcp"
 
     def inbound(self, new: Inbound) -> Inbound:
         old = self._inbounds.get((new.service, new.instance))
@@ -104,12 +112,14 @@ def _inbound(world: World, local: Local, kept: _Kept, now: datetime) -> Inbound:
     )
 
 
-def _outbound(world: World, host: Host, local: Local, upstream: Upstream, locals_: tuple[Local, ...]) -> Outbound:
+def _outbound(
+    world: World, host: Host, local: Local, upstream: Upstream, locals_: tuple[Local, ...], kept: _Kept
+) -> Outbound:
     here = next((other.definition.protocol for other in locals_ if other.definition.name == upstream.service), None)
     return Outbound(
         source=local.definition.name,
         upstream=upstream.service,
-        protocol=protocol_of(world, upstream.service, here),
+        protocol=protocol_of(world, upstream.service, here, kept.protocol(local.definition.name, upstream)),
         endpoints=_endpoints(world, host, upstream.service, locals_),
         local_port=upstream.local_port or 0,
         local_socket=upstream.local_socket or "",
@@ -130,5 +140,3 @@ def _endpoints(world: World, host: Host, service: str, locals_: tuple[Local, ...
         if local.definition.name == service and not local.draining
     )
     return tuple(sorted({*elsewhere, *here}, key=lambda endpoint: (endpoint.address, endpoint.port)))
-
-

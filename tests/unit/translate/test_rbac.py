@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,9 +10,7 @@ from meshagent.model.view import Guard, Rule
 from meshagent.policy.explain import explain
 from meshagent.policy.request import Malformed, Request, judged_path
 from meshagent.translate.rbac import guard_rules, plain_rules
-
-sys.path.insert(0, str(Path(__file__).parent))
-from walker import allowed
+from tests.unit.translate.walker import allowed
 
 DOMAIN = "mesh.internal"
 NAMES = ["web", "orders", "web2"]

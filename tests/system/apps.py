@@ -1,0 +1,204 @@
+"""Apps and callers for tests: small, in this process, on plain sockets, so that what travels is what the test wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+
+class HttpApp:
+    """Answers every HTTP/1.1 request with its own request text, and keeps all that it was sent."""
+
+    def __init__(self, port: int, name: str = "app") -> None:
+        self.port, self.name = port, name
+        self.seen: list[str] = []
+        self.connections = 0
+        self.delay = 0.0
+        self._server = None
+
+    async def __aenter__(self) -> HttpApp:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                length = next(
+                    (
+                        int(line.split(":")[1])
+                        for line in head.split("\r\n")
+                        if line.lower().startswith("content-length:")
+                    ),
+                    0,
+                )
+                body = await reader.readexactly(length) if length else b""
+                self.seen.append(head)
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                answer = f"{self.name}\n{head}".encode("latin-1") + body
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nx-app: %s\r\ncontent-length: %d\r\n\r\n" % (self.name.encode(), len(answer))
+                    + answer
+                )
+                await writer.drain()
+        writer.close()
+
+
+class TcpApp:
+    """Echoes. With a greeting it speaks first."""
+
+    def __init__(self, port: int, greeting: bytes = b"") -> None:
+        self.port, self.greeting = port, greeting
+        self.received = b""
+        self.connections = 0
+        self._server = None
+
+    async def __aenter__(self) -> TcpApp:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with suppress(ConnectionError, asyncio.CancelledError):
+            if self.greeting:
+                writer.write(self.greeting)
+                await writer.drain()
+            while data := await reader.read(65536):
+                self.received += data
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+class Answer:
+    """One HTTP answer."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("latin-1")
+
+
+class Caller:
+    """A keep-alive HTTP/1.1 connection to a local upstream port."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def send(self, raw: bytes, timeout: float = 5.0) -> Answer:
+        """Send bytes and read one answer."""
+        async with asyncio.timeout(timeout):
+            if self._streams is None:
+                self._streams = await asyncio.open_connection("127.0.0.1", self.port)
+            reader, writer = self._streams
+            writer.write(raw)
+            await writer.drain()
+            return await read_answer(reader)
+
+    async def get(self, path: str = "/", method: str = "GET", headers: str = "", timeout: float = 5.0) -> Answer:
+        """One request. `headers` are whole lines, each with its CRLF."""
+        return await self.send(f"{method} {path} HTTP/1.1\r\nhost: app\r\n{headers}\r\n".encode("latin-1"), timeout)
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
+        if self._streams:
+            self._streams[1].close()
+            self._streams = None
+
+
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    """Read one HTTP/1.1 answer with a length, chunks or until the end."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    lines = head.split("\r\n")
+    headers = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in lines[1:]) if key}
+    if "content-length" in headers:
+        body = await reader.readexactly(int(headers["content-length"]))
+    elif headers.get("transfer-encoding") == "chunked":
+        body = b""
+        while size := int(await reader.readline(), 16):
+            body += await reader.readexactly(size)
+            await reader.readline()
+        await reader.readline()
+    else:
+        body = await reader.read()
+    return Answer(int(lines[0].split()[1]), headers, body)
+
+
+async def get(port: int, path: str = "/", method: str = "GET", headers: str = "") -> Answer:
+    """One request on a connection of its own."""
+    caller = Caller(port)
+    try:
+        return await caller.get(path, method, headers)
+    finally:
+        caller.close()
+
+
+async def raw(port: int, data: bytes, wait: float = 1.0) -> bytes:
+    """Send bytes and give back everything that comes within `wait` seconds or until the end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    received = b""
+    until = time.monotonic() + wait
+    with suppress(TimeoutError, ConnectionError):
+        while (left := until - time.monotonic()) > 0:
+            async with asyncio.timeout(left):
+                chunk = await reader.read(65536)
+            if not chunk:
+                break
+            received += chunk
+    writer.close()
+    return received
+
+
+class Load:
+    """Steady requests over keep-alive connections until stopped. `answers` holds (time, status or error name)."""
+
+    def __init__(self, port: int, connections: int, rate: float) -> None:
+        self.port, self.connections, self.rate = port, connections, rate
+        self.answers: list[tuple[float, int | str]] = []
+        self._tasks: list[asyncio.Task] = []
+
+    async def __aenter__(self) -> Load:
+        self._tasks = [asyncio.create_task(self._run(number)) for number in range(self.connections)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _run(self, number: int) -> None:
+        pause = self.connections / self.rate
+        await asyncio.sleep(pause * number / self.connections)
+        caller = Caller(self.port)
+        due = time.monotonic()
+        while True:
+            began = time.monotonic()
+            try:
+                answer = await caller.get(timeout=1.0)
+                self.answers.append((began, answer.status))
+            except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+                self.answers.append((began, type(error).__name__))
+                caller.close()
+            due += pause
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    def since(self, start: float) -> list[int | str]:
+        """What was answered to requests begun from then on."""
+        return [status for began, status in self.answers if began >= start]
+
+    def failed(self) -> list[int | str]:
+        """Everything but 200."""
+        return [status for _, status in self.answers if status != 200]
