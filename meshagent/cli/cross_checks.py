@@ -1,0 +1,181 @@
+"""What several documents say together, and documents together with the catalog. Pure.
+
+Errors stop `policy apply`: what they describe could not be enforced as it is written. Warnings are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from meshagent.cli.lazy import did_you_mean
+from meshagent.cli.mesh import Seen, spoken
+from meshagent.cli.reading import Written, finding, name_of
+from meshagent.errors import Problem
+from meshagent.model.intention import HttpMatch, Intention, Permission
+from meshagent.model.kinds import Document
+from meshagent.model.mesh import Mesh
+from meshagent.model.names import ANY, HTTP_PROTOCOLS, Protocol
+from meshagent.model.service import Instance
+from meshagent.state.changes import Name
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Errors and warnings, each at its place in a file."""
+
+    errors: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+
+def l7_problem(intention: Intention, source: str, protocols: Collection[Protocol]) -> str:
+    """Why a source's permissions cannot be judged by a service that speaks these protocols; empty when they can."""
+    held = intention.source(source)
+    if held is None or not held.permissions or all(protocol in HTTP_PROTOCOLS for protocol in protocols):
+        return ""
+    return (
+        f"has permissions on requests, but {intention.name} is a tcp service, whose proxy sees none and denies all. "
+        f"Say `protocol: http` where {intention.name} is registered or in its service document, or give an action"
+    )
+
+
+def case_gap(permissions: tuple[Permission, ...]) -> str:
+    """A denied path that another spelling gets past, in words; empty when there is none.
+
+    Paths are compared letter by letter, while many applications are not so strict. Attack test 2: behind `deny /admin`,
+    `allow /` lets /ADMIN through.
+    """
+    for index, denied in enumerate(permissions):
+        if denied.action == "deny" and not denied.http.ignore_case and _path(denied.http):
+            for allowed in permissions[index + 1 :]:
+                if allowed.action == "allow" and _lets_variant_through(allowed.http, denied.http):
+                    return _gap_words(denied.http, allowed.http)
+    return ""
+
+
+def trust_domain_problem(mesh: Mesh, held: str) -> str:
+    """Why the mesh document may not be applied over a mesh of the trust domain `held`; empty when it may."""
+    if mesh.trust_domain == held:
+        return ""
+    why = "every identity is named after it, and changing it would end every connection of the mesh"
+    if "trust_domain" not in mesh.model_fields_set:
+        return f"left out means {mesh.trust_domain}, but this mesh is {held}: {why}. Write trust_domain: {held}"
+    return f"is {held} in this mesh and cannot become {mesh.trust_domain}: {why}. Set up another mesh for it"
+
+
+def unknown_service(name: str, known: Collection[str]) -> str:
+    """A warning about a name that nobody has registered; empty when it is known."""
+    if name == ANY or name in known:
+        return ""
+    return f"no service {name} is registered yet.{did_you_mean(name, known)}"
+
+
+def default_allow(mesh: Mesh) -> str:
+    """A warning about a mesh that is open by default."""
+    return "allow lets every call through that no intention names" if mesh.default_action == "allow" else ""
+
+
+def findings(written: Sequence[Written], deleted: Collection[Name], before: Seen) -> Findings:
+    """Everything to say of documents that are to be applied, and of names that are to be deleted."""
+    documents = {name: stated.thing for name, stated in before.documents.items() if name not in deleted}
+    after = documents | {name_of(each): each.document for each in written}
+    errors = [*_mesh_errors(written, before), *_l7_errors(written, deleted, after, before.instances)]
+    known = before.services | {name for kind, name in after if kind == "service"}
+    unknown = _unknown(written, known) if before.services else ()  # a new mesh knows nobody yet
+    warnings = [*_mesh_warnings(written), *_gaps(written), *unknown]
+    return Findings(tuple(errors), tuple(warnings))
+
+
+def _mesh_errors(written: Sequence[Written], before: Seen) -> Iterator[Problem]:
+    held = before.documents.get(("mesh", "mesh"))
+    if held is None or not isinstance(held.thing, Mesh):
+        return
+    for each in written:
+        if isinstance(each.document, Mesh) and (
+            problem := trust_domain_problem(each.document, held.thing.trust_domain)
+        ):
+            yield finding(each, problem, "trust_domain")
+
+
+def _l7_errors(
+    written: Sequence[Written],
+    deleted: Collection[Name],
+    after: Mapping[Name, Document],
+    instances: tuple[Instance, ...],
+) -> Iterator[Problem]:
+    """Permissions that could not be judged, as far as these documents are the cause of it."""
+    places = {name_of(each): each for each in written}
+    for (_, destination), intention in after.items():
+        if not isinstance(intention, Intention) or destination == ANY:
+            continue
+        service = ("service", destination)
+        protocols = spoken(after.get(service), instances, destination)
+        for index, source in enumerate(intention.sources):
+            if not (problem := l7_problem(intention, source.name, protocols)):
+                continue
+            words = f"{source.name} -> {destination} {problem}"
+            if place := places.get(("intention", destination)):
+                yield finding(place, words, "sources", index, "permissions")
+            elif place := places.get(service):
+                yield finding(place, f"the intention {words}", "protocol")
+            elif service in deleted:
+                yield Problem(
+                    "", 0, f"service {destination}", f"the intention {source.name} -> {destination} {problem}"
+                )
+
+
+def _mesh_warnings(written: Sequence[Written]) -> Iterator[Problem]:
+    for each in written:
+        if isinstance(each.document, Mesh) and (words := default_allow(each.document)):
+            yield finding(each, words, "default_action")
+
+
+def _gaps(written: Sequence[Written]) -> Iterator[Problem]:
+    for each in written:
+        if isinstance(each.document, Intention):
+            for index, source in enumerate(each.document.sources):
+                if gap := case_gap(source.permissions):
+                    words = f"{source.name} -> {each.document.name} {gap}"
+                    yield finding(each, words, "sources", index, "permissions")
+
+
+def _unknown(written: Sequence[Written], known: Collection[str]) -> Iterator[Problem]:
+    """One warning for each name that nobody registered, at its first place."""
+    told: set[str] = set()
+    for each in written:
+        for name, path in _names(each.document):
+            if name not in told and (words := unknown_service(name, known)):
+                told.add(name)
+                yield finding(each, words, *path)
+
+
+def _names(document: Document) -> Iterator[tuple[str, tuple[str | int, ...]]]:
+    if isinstance(document, Intention):
+        yield document.name, ("name",)
+        for index, source in enumerate(document.sources):
+            yield source.name, ("sources", index, "name")
+
+
+def _lets_variant_through(allowed: HttpMatch, denied: HttpMatch) -> bool:
+    if allowed.methods and denied.methods and not set(allowed.methods) & set(denied.methods):
+        return False
+    if allowed.path_prefix is None:
+        return allowed.path_exact is None
+    if denied.path_regex is not None:
+        return True
+    path = (denied.path_exact or denied.path_prefix or "").lower()
+    prefix = allowed.path_prefix.lower().rstrip("/")
+    behind = path.removeprefix(prefix) if path.startswith(prefix + "/") else ""
+    return any(each.isalpha() for each in behind)
+
+
+def _gap_words(denied: HttpMatch, allowed: HttpMatch) -> str:
+    below = _path(allowed) or "any path"
+    return (
+        f"denies {_path(denied)} in exactly this spelling; in other letter case the permission on {below} behind it "
+        "allows it. Add ignore_case: true (--ignore-case), or better allow only the paths that are meant"
+    )
+
+
+def _path(http: HttpMatch) -> str:
+    return http.path_exact or http.path_prefix or http.path_regex or ""

@@ -1,0 +1,147 @@
+"""`meshagent explain` and `meshagent intention check`: the verdict on a call, what decides, and where it would go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import click
+
+from meshagent.cli.cross_checks import unknown_service
+from meshagent.cli.mesh import Seen, now_utc
+from meshagent.cli.options import SENT_HEADER, SERVICE, awaited, mesh_options, misuse
+from meshagent.cli.output import Table, say, show, warn
+from meshagent.cli.rulebook import tell_problems
+from meshagent.cli.rules import Data, verdict_data, verdict_words
+from meshagent.cli.session import Session
+from meshagent.model.names import ANY, HTTP_PROTOCOLS
+from meshagent.model.service import Instance
+from meshagent.model.world import Origin
+from meshagent.policy import explain as verdicts
+from meshagent.policy.request import Request
+from meshagent.policy.resolve import protocol_of
+
+NO = 5  # the answer is no
+
+
+@click.command()
+@click.argument("source", type=SERVICE)
+@click.argument("destination", type=SERVICE)
+@click.option("--method", metavar="METHOD", help="The request's method; GET unless told.")
+@click.option("--path", metavar="PATH", help="The request's path; / unless told.")
+@click.option("--header", multiple=True, type=SENT_HEADER, metavar="NAME=VALUE", help="A header of the request.")
+@mesh_options("store", "config", "output")
+@click.pass_obj
+@awaited
+async def check(
+    session: Session,
+    source: str,
+    destination: str,
+    method: str | None,
+    path: str | None,
+    header: tuple[tuple[str, str], ...],
+) -> int:
+    """Whether SOURCE may call DESTINATION: exit code 0 yes, 5 no.
+
+    Where permissions decide by request and none is given, the answer is no: not every request is allowed.
+
+    \b
+    Example:  meshagent intention check web payments --method POST --path /reports
+    """
+    answer = await _answer(session, source, destination, _request(method, path, header))
+    show(answer.data, session.form(), answer.words)
+    return answer.exit_code
+
+
+@click.command()
+@click.argument("source", type=SERVICE)
+@click.argument("destination", type=SERVICE)
+@click.argument("method", required=False)
+@click.argument("path", required=False)
+@click.option("--header", multiple=True, type=SENT_HEADER, metavar="NAME=VALUE", help="A header of the request.")
+@mesh_options("store", "config", "output")
+@click.pass_obj
+@awaited
+async def explain(
+    session: Session,
+    source: str,
+    destination: str,
+    method: str | None,
+    path: str | None,
+    header: tuple[tuple[str, str], ...],
+) -> int:
+    """Why a call of SOURCE to DESTINATION is allowed or refused, and which instances it would reach.
+
+    Exit code 0 allowed, 5 not.
+
+    \b
+    Example:  meshagent explain web payments GET /reports
+    """
+    answer = await _answer(session, source, destination, _request(method, path, header))
+    called = [_instance(each) for each in answer.instances]
+    table = Table(("INSTANCE", "HOST", "ADDRESS", "HEALTH", "CALLED"), [_cells(each) for each in called])
+    show({**answer.data, "instances": called}, session.form(), answer.words, table)
+    if not any(each["called"] for each in called):
+        warn(f"no instance of {destination} is passing its checks: an allowed call would find nobody")
+    return answer.exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    data: Data
+    words: str
+    instances: tuple[Instance, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.data["allowed"] else NO
+
+
+async def _answer(session: Session, source: str, destination: str, request: Request | None) -> _Answer:
+    async with session.mesh() as mesh:
+        seen = await mesh.read()
+    tell_problems({name: problem for name, problem in seen.problems.items() if name[1] in (destination, ANY, "mesh")})
+    for name in dict.fromkeys((source, destination)):
+        if words := unknown_service(name, seen.services):
+            warn(words)
+    world = seen.world()
+    protocol = protocol_of(world, destination)
+    if request is not None and protocol not in HTTP_PROTOCOLS:
+        say(f"{destination} is a tcp service: its proxy sees connections, not requests")
+        request = None
+    verdict = verdicts.explain(seen.guard(destination, now_utc()), source, request)
+    default = _default_origin(seen)
+    data = verdict_data(source, destination, request, verdict, default)
+    data |= {"protocol": protocol, "revision": seen.revision}
+    words = verdict_words(data, verdict.rule, default)
+    return _Answer(data, words, world.instances.get(destination, ()))
+
+
+def _request(method: str | None, path: str | None, headers: tuple[tuple[str, str], ...]) -> Request | None:
+    """The request asked about; None when the question is about the call as such."""
+    if method is None and path is None and not headers:
+        return None
+    if method and method.startswith("/"):
+        raise misuse(f"{method} is a path: write the method before it, such as GET {method}")
+    return Request((method or "GET").upper(), path or "/", headers)
+
+
+def _default_origin(seen: Seen) -> Origin:
+    mesh = seen.documents.get(("mesh", "mesh"))
+    return mesh.origin() if mesh else Origin()
+
+
+def _instance(instance: Instance) -> Data:
+    return {
+        "id": instance.id,
+        "host": instance.host,
+        "address": instance.address,
+        "port": instance.port,
+        "zone": instance.zone,
+        "health": instance.health,
+        "called": instance.health == "passing",
+    }
+
+
+def _cells(instance: Data) -> list[object]:
+    address = f"[{instance['address']}]" if ":" in instance["address"] else instance["address"]
+    return [instance["id"], instance["host"], f"{address}:{instance['port']}", instance["health"], instance["called"]]

@@ -1,0 +1,277 @@
+"""`meshagent policy`: documents into the mesh and out of it, all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from meshagent.cli.applied import Shown, commit, finish
+from meshagent.cli.cross_checks import Findings, findings
+from meshagent.cli.lazy import LazyGroup, did_you_mean
+from meshagent.cli.mesh import Seen, author, now_utc
+from meshagent.cli.options import awaited, mesh_options, misuse
+from meshagent.cli.output import Table, emit, say, show, warn
+from meshagent.cli.reading import Written, name_of, read_policy, stated
+from meshagent.cli.rulebook import tell_problems
+from meshagent.cli.session import Session
+from meshagent.documents.encode import plain, to_yaml
+from meshagent.errors import Conflict, InvalidDocument, NotFound, Problem, StoreDenied, StoreUnavailable, UsageProblem
+from meshagent.model.intention import Intention
+from meshagent.model.kinds import KINDS, Document
+from meshagent.model.world import Stated
+from meshagent.state.changes import Author, Documents, Name
+
+Data = dict[str, Any]
+Edited = Mapping[Name, Stated[Document] | None]
+
+_FILES = click.option(
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    required=True,
+    metavar="FILE|DIR|-",
+    help="Documents to read: a file, all .yaml, .yml and .json files of a directory, or stdin; repeatable.",
+)
+
+
+@click.group(cls=LazyGroup)
+def policy() -> None:
+    """Policy documents (mesh, intention, service): apply, validate, get, delete.
+
+    \b
+    Example:  meshagent policy apply -f policies/
+    """
+
+
+@policy.command()
+@_FILES
+@mesh_options("store", "config", "output", "wait", "timeout")
+@click.pass_obj
+@awaited
+async def apply(session: Session, files: tuple[str, ...]) -> int:
+    """Make documents count: all of them at once, or on any error none (exit code 3).
+
+    A document replaces the one of its kind and name; what no file names stays.
+
+    \b
+    Example:  meshagent policy apply -f policies/ --wait
+    """
+    written, problems = read_policy(files)
+    try:
+        return await _apply(session, written, problems)
+    except (StoreUnavailable, StoreDenied, NotFound):
+        _raise_errors(problems, "nothing was applied")  # what is wrong with the files is wrong without a store too
+        raise
+
+
+async def _apply(session: Session, written: Sequence[Written], problems: Sequence[Problem]) -> int:
+    async with session.mesh() as mesh:
+        application = _Application(written, problems, await mesh.read(), author(now_utc()))
+        outcome = await commit(mesh, application.edit, application.by)
+        application.warn()
+        rows = application.rows()
+        lines = [f"{row['result']:<9} {row['kind']} {row['name']}{row['words']}" for row in rows]
+        value = {"documents": [{key: row[key] for key in ("kind", "name", "result")} for row in rows]}
+        shown = Shown(value, (*lines, f"revision {outcome.revision}"))
+        return await finish(session, mesh, outcome, [name_of(each) for each in written], shown)
+
+
+@policy.command()
+@_FILES
+@mesh_options("store", "config", "output")
+@click.pass_obj
+@awaited
+async def validate(session: Session, files: tuple[str, ...]) -> None:
+    """Say what is wrong with documents, and change nothing. Exit code 3 when there is an error.
+
+    Checked together with what the mesh holds, where its store answers.
+
+    \b
+    Example:  meshagent policy validate -f policies/
+    """
+    written, problems = read_policy(files)
+    seen, excuse = await _seen_if_any(session)
+    found = findings(written, (), seen)
+    _raise_errors((*problems, *found.errors), "nothing was asked to change")
+    _warn_all(found)
+    if excuse:
+        say(f"checked without the mesh: {excuse}")
+    rows = [
+        {"kind": each.document.kind, "name": each.document.name, "file": each.file, "line": each.line}
+        for each in written
+    ]
+    show(rows, session.form(), *(f"valid     {row['kind']} {row['name']}" for row in rows))
+
+
+@policy.command()
+@click.argument("kind", required=False, type=click.Choice(list(KINDS)))
+@click.argument("name", required=False)
+@mesh_options("store", "config", "output")
+@click.pass_obj
+@awaited
+async def get(session: Session, kind: str | None, name: str | None) -> None:
+    """Print documents as YAML that can be applied again; --output table lists where they come from.
+
+    \b
+    Example:  meshagent policy get intention payments > payments.yaml
+    """
+    async with session.mesh() as mesh:
+        seen = await mesh.read()
+    wanted = {each: seen.documents[each] for each in sorted(seen.documents) if _is(each, kind, name)}
+    tell_problems({each: problem for each, problem in seen.problems.items() if _is(each, kind, name)})
+    if name is not None and not wanted:
+        raise _missing(seen, kind, name)
+    things = [found.thing for found in wanted.values()]
+    if session.form("yaml") == "yaml":
+        emit(to_yaml(things).removesuffix("\n"))
+        return
+    rows = [[each.kind, each.name, wanted[(each.kind, each.name)].origin()] for each in things]
+    show([plain(each) for each in things], session.form(), Table(("KIND", "NAME", "FROM"), rows))
+
+
+@policy.command()
+@click.argument("kind", required=False, type=click.Choice(list(KINDS)))
+@click.argument("name", required=False)
+@click.option("-f", "--file", "files", multiple=True, metavar="FILE|DIR|-", help="Delete the documents that it names.")
+@mesh_options("store", "config", "output", "wait", "timeout")
+@click.pass_obj
+@awaited
+async def delete(session: Session, kind: str | None, name: str | None, files: tuple[str, ...]) -> int:
+    """Take documents out of the mesh: one by KIND and NAME, or all that files name.
+
+    \b
+    Example:  meshagent policy delete intention payments
+    """
+    names = _names_to_delete(kind, name, files)
+    async with session.mesh() as mesh:
+        seen = await mesh.read()
+        _require_readable(seen, names)
+        if not files and names[0] not in seen.documents:
+            raise _missing(seen, kind, name)
+
+        def edit(documents: Documents) -> Edited:
+            found = findings((), names, replace(seen, documents=documents))
+            _raise_errors(found.errors, "nothing was deleted")
+            return dict.fromkeys(names)
+
+        outcome = await commit(mesh, edit, author(now_utc()))
+        gone = {each: "deleted" if each in outcome.changed else "absent" for each in names}
+        value = {"documents": [{"kind": each, "name": other, "result": gone[each, other]} for each, other in names]}
+        lines = [f"{result:<9} {each} {other}" for (each, other), result in gone.items()]
+        shown = Shown(value, (*lines, f"revision {outcome.revision}"))
+        return await finish(session, mesh, outcome, names, shown)
+
+
+class _Application:
+    """What is to be applied. `edit` may be asked several times, when others change the documents meanwhile."""
+
+    def __init__(self, written: Sequence[Written], problems: Sequence[Problem], seen: Seen, by: Author) -> None:
+        self.by = by
+        self._written = written
+        self._problems = problems
+        self._seen = seen
+        self._before: Documents = {}
+        self._found = Findings()
+
+    def edit(self, documents: Documents) -> Edited:
+        """The documents with their origins. Raises InvalidDocument with everything that is wrong."""
+        self._before = documents
+        self._found = findings(self._written, (), replace(self._seen, documents=documents))
+        _raise_errors((*self._problems, *self._found.errors), "nothing was applied")
+        return {name_of(each): stated(each, self.by) for each in self._written}
+
+    def warn(self) -> None:
+        """Tell what is doubtful, and which unreadable records were replaced."""
+        _warn_all(self._found)
+        for each in self._written:
+            if problem := self._seen.problems.get(name_of(each)):
+                warn(f"{each.file}:{each.line}: replaces a record that could not be read: {problem}")
+
+    def rows(self) -> list[Data]:
+        """What happened to each document, in the files' order."""
+        return [self._row(each) for each in self._written]
+
+    def _row(self, each: Written) -> Data:
+        kind, name = name_of(each)
+        held = self._before.get((kind, name))
+        if held is None:
+            return {"kind": kind, "name": name, "result": "created", "words": ""}
+        result = "unchanged" if held.thing == each.document else "changed"
+        return {"kind": kind, "name": name, "result": result, "words": _difference(held.thing, each.document)}
+
+
+def _difference(old: Document, new: Document) -> str:
+    """` (+reporting -batch ~web)`: the sources of an intention that came, went and changed."""
+    if not isinstance(old, Intention) or not isinstance(new, Intention):
+        return ""
+    names = dict.fromkeys(source.name for source in (*new.sources, *old.sources))
+    marks = []
+    for name in names:
+        before, after = old.source(name), new.source(name)
+        if before != after:
+            marks.append(f"{'+' if before is None else '-' if after is None else '~'}{name}")
+    return f" ({' '.join(marks)})" if marks else ""
+
+
+def _missing(seen: Seen, kind: str | None, name: str | None) -> NotFound:
+    known = [other for each, other in seen.documents if each == kind]
+    return NotFound(
+        f"there is no {kind} {name}.{did_you_mean(str(name), known)}", next_step="meshagent policy get -o table"
+    )
+
+
+def _require_readable(seen: Seen, names: Sequence[Name]) -> None:
+    for each in names:
+        if problem := seen.problems.get(each):
+            raise Conflict(
+                f"the {each[0]} record {each[1]} cannot be read ({problem}), so what would go with it is not known",
+                next_step="put another one in its place with meshagent policy apply, then delete that",
+            )
+
+
+def _names_to_delete(kind: str | None, name: str | None, files: tuple[str, ...]) -> list[Name]:
+    if bool(files) == bool(kind):
+        raise misuse("takes either KIND and NAME or -f FILE")
+    if files:
+        written, problems = read_policy(files)
+        _raise_errors(problems, "nothing was deleted")
+        names = list(dict.fromkeys(name_of(each) for each in written))
+    elif kind and name:
+        names = [(kind, name)]
+    else:
+        raise misuse(f"which {kind}? Give its NAME too")
+    if ("mesh", "mesh") in names:
+        raise UsageProblem(
+            "the mesh document cannot be deleted: without it nobody would know what the default is",
+            next_step="apply another one in its place",
+        )
+    return names
+
+
+def _is(each: Name, kind: str | None, name: str | None) -> bool:
+    return kind in (None, each[0]) and name in (None, each[1])
+
+
+def _raise_errors(problems: Sequence[Problem], consequence: str) -> None:
+    if problems:
+        found = tuple(sorted(dict.fromkeys(problems), key=lambda each: (each.file, each.line)))
+        count = f"{len(found)} problems" if len(found) > 1 else "one problem"
+        raise InvalidDocument(found, next_step=f"{count}: {consequence}; mend the documents and try again")
+
+
+def _warn_all(found: Findings) -> None:
+    for problem in found.warnings:
+        warn(str(problem))
+
+
+async def _seen_if_any(session: Session) -> tuple[Seen, str]:
+    """The mesh, or an empty one and why."""
+    try:
+        async with session.mesh() as mesh:
+            return await mesh.read(), ""
+    except (StoreUnavailable, StoreDenied, NotFound) as error:
+        return Seen(0, {}, {}, ()), error.message

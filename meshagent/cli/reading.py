@@ -1,0 +1,62 @@
+"""Documents from files: which problems stop a command, and where every part of a document stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from meshagent.documents.compose import field_text
+from meshagent.documents.decode import Located
+from meshagent.documents.files import read_documents_of, read_paths
+from meshagent.errors import InvalidDocument, Problem, UsageProblem
+from meshagent.model.intention import Intention
+from meshagent.model.kinds import KINDS, Document
+from meshagent.model.service import ServiceDefinition
+from meshagent.model.world import Origin, Stated
+from meshagent.state.changes import Author, Name
+
+Written = Located[Document]
+
+
+def read_policy(files: Sequence[str]) -> tuple[tuple[Written, ...], tuple[Problem, ...]]:
+    """The policy documents of files, directories and `-`, and every problem. Raises UsageProblem where there is nothing."""
+    decoded = read_documents_of(files, KINDS)
+    if not decoded.documents and not decoded.problems:
+        raise UsageProblem(f"there is no document in {', '.join(files)}", next_step="each has a kind and a name")
+    return decoded.documents, decoded.problems
+
+
+def read_definitions(files: Sequence[str]) -> tuple[ServiceDefinition, ...]:
+    """The service definitions of files and `-`. Raises InvalidDocument with every problem, UsageProblem."""
+    decoded = read_paths(files, ServiceDefinition)
+    if decoded.problems:
+        policy = any(problem.field == "kind" for problem in decoded.problems)
+        hint = (
+            "documents with a kind are policy: meshagent policy apply -f FILE" if policy else "nothing was registered"
+        )
+        raise InvalidDocument(decoded.problems, next_step=hint)
+    if not decoded.documents:
+        raise UsageProblem(f"there is no service in {', '.join(files)}", next_step="each has a name and a port")
+    return tuple(located.document for located in decoded.documents)
+
+
+def name_of(written: Written) -> Name:
+    """What tells a document from the others."""
+    return (written.document.kind, written.document.name)
+
+
+def finding(written: Written, message: str, *path: str | int) -> Problem:
+    """Something to say of a value of a document (without a path: of the document)."""
+    return Problem(written.file, written.line_of(*path), field_text(path), message)
+
+
+def stated(written: Written, by: Author) -> Stated[Document]:
+    """The document with its origins: the whole's, and for an intention each source's."""
+    origins = {"": _origin(written, by)}
+    if isinstance(written.document, Intention):
+        for index, source in enumerate(written.document.sources):
+            origins[source.name] = _origin(written, by, "sources", index)
+    return Stated(written.document, origins)
+
+
+def _origin(written: Written, by: Author, *path: str | int) -> Origin:
+    return Origin(written.file, written.line_of(*path), by.who, by.at)

@@ -1,0 +1,116 @@
+"""The two ways out of a command: about the mesh to the store, about this host to its agent. There is no third.
+
+Where they are: the option, else the environment, else the agent's configuration file, else its defaults.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from meshagent.cli.output import Form
+from meshagent.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from meshagent.api.client import AgentClient
+    from meshagent.cli.mesh import OpenMesh
+    from meshagent.config import AgentConfig
+
+SYSTEM_SOCKET = Path("/run/meshagent/agent.sock")
+_TIMEOUT = timedelta(seconds=10)
+
+
+@dataclass(slots=True)
+class Session:
+    """What the command line says; None: nothing."""
+
+    store: str | None = None
+    api: str | None = None
+    config: Path | None = None
+    output: Form | None = None
+    wait: bool | None = None
+    timeout: timedelta | None = None
+
+    def form(self, default: Form = "table") -> Form:
+        """How data is to be printed."""
+        return self.output or default
+
+    @property
+    def waits(self) -> bool:
+        """Whether a change waits until it is in force: as told, else where a person looks on."""
+        return sys.stdout.isatty() if self.wait is None else self.wait
+
+    @property
+    def seconds(self) -> float:
+        """How long to wait at most."""
+        return (self.timeout or _TIMEOUT).total_seconds()
+
+    @asynccontextmanager
+    async def mesh(self) -> AsyncIterator[OpenMesh]:
+        """The mesh in its store. Raises UsageProblem, StoreUnavailable and StoreDenied."""
+        from meshagent.cli.logs import quiet_log
+
+        quiet_log()
+        from meshagent.cli.mesh import OpenMesh
+        from meshagent.state.keys import Keys
+        from meshagent.store import open_store
+
+        url = self.store_url()
+        _require_file(url)
+        store = await open_store(url)
+        try:
+            yield OpenMesh(store, Keys(), shown(url))
+        finally:
+            await store.close()
+
+    def agent(self) -> AgentClient:
+        """This host's agent; it is not asked anything yet. Raises UsageProblem."""
+        from meshagent.api.client import AgentClient
+
+        return AgentClient(self.api or os.environ.get("MESHAGENT_API") or self._default_api())
+
+    def store_url(self) -> str:
+        """The store's URL."""
+        return self.store or os.environ.get("MESHAGENT_STORE") or self._configured().store
+
+    @property
+    def config_file(self) -> Path | None:
+        """The configuration file that was named."""
+        named = os.environ.get("MESHAGENT_CONFIG")
+        return self.config or (Path(named) if named else None)
+
+    def _configured(self) -> AgentConfig:
+        from meshagent.config import load_config
+
+        return load_config(
+            self.config_file, {"host.address": "127.0.0.1"}
+        )  # which is not looked at: no need to find out
+
+    def _default_api(self) -> str:
+        """This user's own agent, else that of the machine."""
+        configured = self._configured().api_socket
+        return str(configured if configured.exists() or not SYSTEM_SOCKET.exists() else SYSTEM_SOCKET)
+
+
+def shown(url: str) -> str:
+    """The URL as it may be printed: without a user name and password that somebody put into it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else url
+
+
+def _require_file(url: str) -> None:
+    """Reading must not make a file: a mistyped path would become an empty store that nobody else looks at."""
+    parts = urlsplit(url)
+    if parts.scheme != "sqlite" or Path(unquote(parts.path)).exists():
+        return
+    raise StoreUnavailable(
+        f"there is no store at {url}",
+        next_step="start `meshagent agent` once, which makes it; or name another with --store or MESHAGENT_STORE",
+    )
