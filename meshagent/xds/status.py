@@ -13,7 +13,7 @@ class TypeStatus:
 
     subscribed: int
     applied: int
-    rejected: Mapping[str, str]  # name: the client's words
+    rejected: Mapping[str, str]  # name: why
     resources_sent: int
     removals_sent: int
     responses_sent: int

@@ -16,7 +16,7 @@ from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3 import discovery_pb2 as discovery
 
 from meshagent.xds.cache import Cache, Key
-from meshagent.xds.outcome import Applied, Outcome, Rejected
+from meshagent.xds.outcome import Applied, Outcome, Rejected, reason
 from meshagent.xds.status import Client, TypeStatus
 from meshagent.xds.subscription import Push, Subscription, Suspects
 from meshagent.xds.types import CDS, EDS, LDS, ONE_PER_RESPONSE, REMOVED_FIRST, in_push_order
@@ -127,7 +127,7 @@ class DeltaStream:
             return
         del self._under_way[request.response_nonce]
         if request.HasField("error_detail"):
-            self._refused(subscription, push, request.error_detail.message)
+            self._refused(subscription, push, reason(request.error_detail.message))
         else:
             subscription.accept(push)
         self._release(push.hold)

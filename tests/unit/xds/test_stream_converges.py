@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from meshagent.xds.cache import Cache
 from meshagent.xds.outcome import Applied
 from meshagent.xds.stream import DeltaStream
-from meshagent.xds.types import CDS, ECDS, EDS, LDS, RDS
+from meshagent.xds.types import CDS, ECDS, EDS, LDS, RDS, SDS
 
 Key = tuple[str, str]
-TYPES = (CDS, EDS, LDS, RDS, ECDS)
+TYPES = (CDS, EDS, LDS, RDS, SDS, ECDS)
 WILDCARDS = (CDS, LDS)
-BY_NAME = (RDS, ECDS)  # endpoints are asked for by name too, but only as clusters come and go
+BY_NAME = (RDS, SDS, ECDS)  # endpoints are asked for by name too, but only as clusters come and go
+NEVER_REMOVED = (RDS, ECDS)
 POISON = (b"4", b"5")
 REFUSED = {blake2b(value, digest_size=8).hexdigest() for value in POISON}
 VALUES = (b"0", b"1", b"2", b"3", *POISON)
@@ -33,7 +34,7 @@ class Client:
     """A model of Envoy's side of one stream after the other."""
 
     def __init__(self) -> None:
-        self.wanted: dict[str, set[str]] = {EDS: set(), RDS: set(), ECDS: set()}
+        self.wanted: dict[str, set[str]] = {type_url: set() for type_url in (EDS, *BY_NAME)}
         self.held: dict[Key, bytes] = {}
         self.known: dict[Key, str] = {}  # versions to claim on a reconnect
         self.connect()
@@ -123,7 +124,7 @@ class Client:
             self.want(EDS, resource.name)
 
     def _remove(self, type_url: str, name: str) -> None:
-        assert type_url != ECDS, "a warming listener would stay down"
+        assert type_url not in NEVER_REMOVED, "a warming listener would stay down"
         for memory in (self.held, self.known, self.seen):
             memory.pop((type_url, name), None)
         if type_url == EDS:
@@ -223,7 +224,7 @@ class World:
             for name in held.keys() | should.keys():
                 if should.get(name) in POISON:
                     assert held.get(name) not in POISON
-                elif type_url != ECDS or name in should:
+                elif type_url not in NEVER_REMOVED or name in should:
                     assert held.get(name) == should.get(name), (type_url, name)
         poisoned = {name for name, value in self._should_hold(EDS).items() if value in POISON}
         assert self.client.warming <= poisoned
