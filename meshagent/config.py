@@ -11,10 +11,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from meshagent.documents.decode import decode_one
 from meshagent.documents.read import text_of
+from meshagent.documents.words import words_for
 from meshagent.errors import InvalidDocument, Problem, UsageProblem
 from meshagent.model.names import Address, Duration, Model, ServiceName
 from meshagent.model.service import Port
@@ -30,7 +31,7 @@ class HostConfig(Model):
     name: ServiceName = Field(default="host", description="Name of this host in the mesh. Default: the hostname.")
     address: Address = Field(
         default="127.0.0.1",
-        description="Where other hosts reach this one. Default: 127.0.0.1 with an SQLite store, else the address of the default route.",
+        description="Where other hosts reach this one. Default: 127.0.0.1 with an SQLite store, else the default route's.",
     )
     region: str = Field(default="", max_length=63, description="Region, for locality.")
     zone: str = Field(default="", max_length=63, description="Zone within the region.")
@@ -182,16 +183,11 @@ def config_dir(machine: Machine, env: Mapping[str, str]) -> Path:
 def _set(data: dict[str, Any], key: str, value: object, said: str) -> None:
     """Put one value in, checked by itself so that an error names the variable or flag it came from."""
     outer, dot, inner = key.partition(".")
-    single: dict[str, Any] = {outer: {inner: value}} if dot else {outer: value}
-    model: type[Model] = AgentConfig
     try:
-        model.model_validate(single)
-    except ValueError as error:
-        first = getattr(error, "errors", lambda: [{"msg": str(error)}])()[0]
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise UsageProblem(
-            f"{said}: {message[:1].lower()}{message[1:]}", next_step="docs/configuration.md lists every key"
-        ) from None
+        AgentConfig.model_validate({outer: {inner: value}} if dot else {outer: value})
+    except ValidationError as error:
+        message = words_for(error.errors()[0], (), key)
+        raise UsageProblem(f"{said} {message}", next_step="docs/configuration.md lists every key") from None
     if dot:
         data.setdefault(outer, {})[inner] = value
     else:

@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from meshagent.documents.read import Path, Tree, field_text, line_of, read_yaml
+from meshagent.documents.compose import Path, field_text
+from meshagent.documents.read import Tree, line_of, read_yaml
 from meshagent.documents.words import did_you_mean, words_for
 from meshagent.errors import Problem
 
@@ -139,8 +140,7 @@ def _fields_at(model: type[BaseModel], path: Path) -> tuple[list[str], str]:
             current = _model_in(current.model_fields[step].annotation) or current
     if current is None:
         return [], "this"
-    known = [name for name in current.model_fields]
-    return known, _plain_name(current)
+    return list(current.model_fields), _plain_name(current)
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from meshagent.documents.compose import MAX_BYTES
 from meshagent.documents.decode import Decoded, Located, decode_all, decode_documents, twice
-from meshagent.documents.read import MAX_BYTES, text_of
+from meshagent.documents.read import text_of
 from meshagent.errors import Problem
 
 Document = TypeVar("Document", bound=BaseModel)

@@ -28,10 +28,16 @@ _TYPES = {
     "datetime_from_date_parsing": "must be a time, as in 2027-01-01T00:00:00Z",
     "finite_number": "must be a finite number",
 }
+_BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+}
 _LONGEST_SHOWN = 60
 
 
-def words_for(error: ErrorDetails, fields: Iterable[str], kind: str) -> str:
+def words_for(error: ErrorDetails, fields: Iterable[str], kind: str) -> str:  # noqa: PLR0911 - one answer a kind of error
     """What is wrong, for a person. `fields` are the names that the model around the error knows."""
     code, context = error["type"], error.get("ctx", {})
     if code == "extra_forbidden":
@@ -41,12 +47,12 @@ def words_for(error: ErrorDetails, fields: Iterable[str], kind: str) -> str:
         return _one_of(str(context["expected"]), error["input"])
     if code == "value_error":
         return str(context["error"]) + _instead(error["input"])
-    if code in ("greater_than_equal", "greater_than", "less_than_equal", "less_than"):
-        return _bound(code, context) + _instead(error["input"])
-    if code in ("too_short", "too_long", "string_too_long", "string_too_short"):
-        return _length(code, context)
+    if code in _BOUNDS:
+        return f"must be {_BOUNDS[code][1]} {context[_BOUNDS[code][0]]}" + _instead(error["input"])
     if code == "string_pattern_mismatch":
         return f"must look like {context['pattern']}" + _instead(error["input"])
+    if code in ("too_short", "too_long", "string_too_long", "string_too_short"):
+        return _length(code, context)
     return _TYPES.get(code, error["msg"][:1].lower() + error["msg"][1:]) + (
         "" if code == "missing" else _instead(error["input"])
     )
@@ -70,13 +76,6 @@ def _instead(given: object) -> str:
         return ""
     text = repr(given) if isinstance(given, str) else str(given).lower() if isinstance(given, bool) else str(given)
     return f", not {text}" if len(text) <= _LONGEST_SHOWN else ""
-
-
-def _bound(code: str, context: dict[str, object]) -> str:
-    words = {"greater_than_equal": ("ge", "at least"), "greater_than": ("gt", "more than")}
-    words |= {"less_than_equal": ("le", "at most"), "less_than": ("lt", "less than")}
-    key, text = words[code]
-    return f"must be {text} {context[key]}"
 
 
 def _length(code: str, context: dict[str, object]) -> str:

@@ -70,7 +70,7 @@ async def _grpc(target: str, timeout: float) -> Answer:
     address, _, service = target.partition("/")
     name = service.encode()
     async with grpc.aio.insecure_channel(address) as channel:
-        call = channel.unary_unary(_HEALTH_METHOD)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_HEALTH_METHOD, None, None)
         try:
             answer = await call(b"\x0a" + bytes([len(name)]) + name if name else b"", timeout=timeout)
         except grpc.aio.AioRpcError as error:

@@ -85,7 +85,9 @@ async def _once(store: Store, keys: Keys, edit: Edit, author: Author) -> Applied
     if not edits:
         return Applied(manifest.revision)
     revision = manifest.revision + 1
-    puts: list[Operation] = [_put(snapshot, keys, name, new, revision, manifest.revision) for name, new in sorted(edits.items())]
+    puts: list[Operation] = [
+        _put(snapshot, keys, name, new, revision, manifest.revision) for name, new in sorted(edits.items())
+    ]
     last: list[Operation] = [
         Expect(keys.manifest, snapshot.entries[keys.manifest].revision),
         Put(keys.manifest, encode(Manifest(revision=revision))),
@@ -98,9 +100,13 @@ async def _once(store: Store, keys: Keys, edit: Edit, author: Author) -> Applied
     return Applied(revision, tuple(sorted(edits)))
 
 
-async def _staged(store: Store, keys: Keys, snapshot: Snapshot, now: Manifest, puts: list[Operation], last: list[Operation]) -> None:
+async def _staged(
+    store: Store, keys: Keys, snapshot: Snapshot, now: Manifest, puts: list[Operation], last: list[Operation]
+) -> None:
     staging = Manifest(revision=now.revision, staging=now.revision + 1)
-    at = await store.commit([Expect(keys.manifest, snapshot.entries[keys.manifest].revision), Put(keys.manifest, encode(staging))])
+    at = await store.commit(
+        [Expect(keys.manifest, snapshot.entries[keys.manifest].revision), Put(keys.manifest, encode(staging))]
+    )
     size = store.max_operations - 1
     for start in range(0, len(puts), size):
         await store.commit([Expect(keys.manifest, at), *puts[start : start + size]])
@@ -124,11 +130,15 @@ async def _unstage(store: Store, keys: Keys, snapshot: Snapshot, manifest: Manif
 def _manifest(snapshot: Snapshot, keys: Keys) -> Manifest:
     entry = snapshot.entries.get(keys.manifest)
     if entry is None:
-        raise NotFound("there is no mesh in this store", next_step="start `meshagent agent` once to set it up, or check --store")
+        raise NotFound(
+            "there is no mesh in this store", next_step="start `meshagent agent` once to set it up, or check --store"
+        )
     try:
         return decode(Manifest, entry.value)
     except UnreadableRecord as error:
-        raise NotFound(f"the mesh's manifest {error}", next_step="use a meshagent of the version that wrote it") from None
+        raise NotFound(
+            f"the mesh's manifest {error}", next_step="use a meshagent of the version that wrote it"
+        ) from None
 
 
 def _documents(snapshot: Snapshot, keys: Keys, revision: int) -> tuple[Documents, Mapping[str, str]]:
@@ -171,7 +181,9 @@ def _same(old: Stated[Document] | None, new: Stated[Document] | None) -> bool:
     return old.thing == new.thing
 
 
-def _history(revision: int, before: Documents, edits: Mapping[Name, Stated[Document] | None], author: Author) -> HistoryRecord:
+def _history(
+    revision: int, before: Documents, edits: Mapping[Name, Stated[Document] | None], author: Author
+) -> HistoryRecord:
     def data(stated: Stated[Document] | None) -> dict[str, object] | None:
         return dump(stated.thing) if stated else None
 
@@ -180,4 +192,3 @@ def _history(revision: int, before: Documents, edits: Mapping[Name, Stated[Docum
         for (kind, name), new in sorted(edits.items())
     ]
     return HistoryRecord(revision=revision, who=author.who, at=author.at, why=author.why, edits=rows)
-

@@ -96,7 +96,9 @@ class Fold:
         held = {"intention": self._world.intentions, "service": self._world.services}
         documents = {self._keys.document(kind, name) for kind, names in held.items() for name in names}
         found = (instance for instances in self._world.instances.values() for instance in instances)
-        return documents | {self._keys.instance(each.service, each.host, each.id) for each in found} | {self._keys.bundle}
+        return (
+            documents | {self._keys.instance(each.service, each.host, each.id) for each in found} | {self._keys.bundle}
+        )
 
     def _manifest(self) -> Manifest | None:
         key = self._keys.manifest
@@ -201,5 +203,3 @@ def _replace(held: dict[str, Any], name: str, stated: Stated[Any] | None) -> Non
         held.pop(name, None)
     else:
         held[name] = stated
-
-

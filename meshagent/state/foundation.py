@@ -50,7 +50,9 @@ async def add_roots(store: Store, keys: Keys, bundle: TrustBundle) -> bool:
         merged[domain] = [*merged.get(domain, []), *(pem for pem in pems if pem not in merged.get(domain, []))]
     if merged == held:
         return False
-    await store.commit([Expect(keys.bundle, entry.revision if entry else 0), Put(keys.bundle, encode(BundleRecord(roots=merged)))])
+    await store.commit(
+        [Expect(keys.bundle, entry.revision if entry else 0), Put(keys.bundle, encode(BundleRecord(roots=merged)))]
+    )
     return True
 
 

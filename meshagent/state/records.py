@@ -134,8 +134,10 @@ def decode(record: type[Record], value: bytes) -> Record:
     """The record in a value; raises UnreadableRecord."""
     try:
         data = json.loads(value.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise UnreadableRecord(f"is not JSON: {error or 'nested too deeply'}") from None
+    except ValueError as error:
+        raise UnreadableRecord(f"is not JSON: {error}") from None
+    except RecursionError:
+        raise UnreadableRecord("is not JSON that can be read: it is nested too deeply") from None
     if not isinstance(data, dict):
         raise UnreadableRecord("is not a JSON object")
     if data.get("v") != 1:

@@ -106,7 +106,7 @@ def _after(denied: list[Permission], permission: Permission) -> RbacPermission:
 
 
 def _caller(uri: str) -> Principal:
-    """A caller whose certificate carries exactly this URI SAN. (`principal_name` would take it from a DNS SAN too.)"""
+    """A caller whose certificate carries exactly this URI SAN; `principal_name` would take it from a DNS SAN too."""
     return _mtls(SubjectAltNameMatcher(san_type=SubjectAltNameMatcher.URI), exact=uri)
 
 
