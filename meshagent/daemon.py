@@ -24,6 +24,7 @@ from meshagent.agent.ports import require_free
 from meshagent.agent.roster import Registered, Roster
 from meshagent.agent.snapshots import Snapshots
 from meshagent.agent.watching import Watching
+from meshagent.api.listen import serving
 from meshagent.ca import open_authority
 from meshagent.ca.base import Authority
 from meshagent.config import AgentConfig
@@ -208,12 +209,9 @@ class Daemon:
                 self.xds.retry_rejected()
 
     async def _serve_api(self) -> None:
-        from meshagent.api.app import Api, serving  # aiohttp: 100 ms that nobody should wait for
-
-        facts = {"data_dir": str(self._config.data_dir), "store": self._config.store}
-        async with serving(
-            Api(self.operations, self.envoy, facts), self._config.api_socket, self._config.metrics_address
-        ):
+        config = self._config
+        facts = {"data_dir": str(config.data_dir), "store": config.store}
+        async with serving(self.operations, self.envoy, facts, config.api_socket, config.metrics_address):
             _log.info("agent_started", host=self._host.name, api=str(self._config.api_socket))
             await asyncio.Event().wait()
 

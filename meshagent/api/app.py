@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import grp
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
-import structlog
 from aiohttp import web
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -20,7 +15,6 @@ from meshagent.envoy.process import EnvoyProcess
 from meshagent.errors import InvalidDocument, MeshError, NotFound, PortInUse, Problem, UsageProblem
 from meshagent.model.service import ServiceDefinition
 
-_log = structlog.get_logger(__name__)
 _BODY_LIMIT = 1 << 20  # bytes
 _DEFAULT_WAIT = 10.0  # seconds
 _STATUS: dict[type[MeshError], int] = {InvalidDocument: 422, UsageProblem: 400, NotFound: 404, PortInUse: 409}
@@ -96,38 +90,6 @@ class Api:
         return web.Response(
             body=metrics_text(agent_status(self._operations, self._envoy, self._facts)), content_type="text/plain"
         )
-
-
-@asynccontextmanager
-async def serving(api: Api, socket: Path, metrics: tuple[str, int] | None) -> AsyncIterator[None]:
-    """Serve while the block runs. The socket is for its owner and group."""
-    runners = [web.AppRunner(api.app(), access_log=None)]
-    await runners[0].setup()
-    socket.unlink(missing_ok=True)
-    await web.UnixSite(runners[0], str(socket)).start()
-    socket.chmod(0o660)
-    _to_group(socket)
-    try:
-        if metrics:
-            runners.append(web.AppRunner(api.metrics_app(), access_log=None))
-            await runners[1].setup()
-            try:
-                await web.TCPSite(runners[1], *metrics).start()
-            except OSError as error:
-                _log.error("metrics_not_served", address=f"{metrics[0]}:{metrics[1]}", problem=error.strerror)
-        yield
-    finally:
-        for runner in runners:
-            await runner.cleanup()
-        socket.unlink(missing_ok=True)
-
-
-def _to_group(socket: Path) -> None:
-    """Let the group `meshagent` use it, where there is one and we may give it away."""
-    try:
-        os.chown(socket, -1, grp.getgrnam("meshagent").gr_gid)
-    except (KeyError, PermissionError):
-        return
 
 
 @web.middleware

@@ -8,6 +8,7 @@ call that waits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import grp
 import json
 import os
@@ -106,6 +107,8 @@ class AgentClient:
             return _parsed(await reader.read())
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     def _answer(self, status: int, body: bytes) -> Data:
         try:

@@ -53,6 +53,7 @@ async def agent(
         "metrics": metrics,
     }
     import_structlog()
+    import meshagent.telemetry  # noqa: F401 - before anything else that logs, see there
     from meshagent.config import load_config
     from meshagent.daemon import run
 

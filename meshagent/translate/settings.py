@@ -9,6 +9,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 
 ROOTS = "roots"
+_FETCH_SECONDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ def from_ads(source: ConfigSource) -> None:
     """Make the source the aggregated stream."""
     source.ads.SetInParent()
     source.resource_api_version = ApiVersion.V3
+    # Default 15 s. What a listener waits for in vain keeps all listeners of a starting Envoy down (measured).
+    source.initial_fetch_timeout.FromSeconds(_FETCH_SECONDS)
 
 
 def pack(target: Any, message: Message) -> None:
