@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from meshagent.cli.lazy import did_you_mean
 from meshagent.cli.mesh import Seen, spoken
 from meshagent.cli.reading import Written, finding, name_of
+from meshagent.cli.soundness import case_gap, l7_problem, unknown_service
 from meshagent.errors import Problem
-from meshagent.model.intention import HttpMatch, Intention, Permission
+from meshagent.model.intention import Intention
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
-from meshagent.model.names import ANY, HTTP_PROTOCOLS, Protocol
+from meshagent.model.names import ANY
 from meshagent.model.service import Instance
 from meshagent.state.changes import Name
 
@@ -28,31 +28,6 @@ class Findings:
     warnings: tuple[Problem, ...] = ()
 
 
-def l7_problem(intention: Intention, source: str, protocols: Collection[Protocol]) -> str:
-    """Why a source's permissions cannot be judged by a service that speaks these protocols; empty when they can."""
-    held = intention.source(source)
-    if held is None or not held.permissions or all(protocol in HTTP_PROTOCOLS for protocol in protocols):
-        return ""
-    return (
-        f"has permissions on requests, but {intention.name} is a tcp service, whose proxy sees none and denies all. "
-        f"Say `protocol: http` where {intention.name} is registered or in its service document, or give an action"
-    )
-
-
-def case_gap(permissions: tuple[Permission, ...]) -> str:
-    """A denied path that another spelling gets past, in words; empty when there is none.
-
-    Paths are compared letter by letter, while many applications are not so strict. Attack test 2: behind `deny /admin`,
-    `allow /` lets /ADMIN through.
-    """
-    for index, denied in enumerate(permissions):
-        if denied.action == "deny" and not denied.http.ignore_case and _path(denied.http):
-            for allowed in permissions[index + 1 :]:
-                if allowed.action == "allow" and _lets_variant_through(allowed.http, denied.http):
-                    return _gap_words(denied.http, allowed.http)
-    return ""
-
-
 def trust_domain_problem(mesh: Mesh, held: str) -> str:
     """Why the mesh document may not be applied over a mesh of the trust domain `held`; empty when it may."""
     if mesh.trust_domain == held:
@@ -61,13 +36,6 @@ def trust_domain_problem(mesh: Mesh, held: str) -> str:
     if "trust_domain" not in mesh.model_fields_set:
         return f"left out means {mesh.trust_domain}, but this mesh is {held}: {why}. Write trust_domain: {held}"
     return f"is {held} in this mesh and cannot become {mesh.trust_domain}: {why}. Set up another mesh for it"
-
-
-def unknown_service(name: str, known: Collection[str]) -> str:
-    """A warning about a name that nobody has registered; empty when it is known."""
-    if name == ANY or name in known:
-        return ""
-    return f"no service {name} is registered yet.{did_you_mean(name, known)}"
 
 
 def default_allow(mesh: Mesh) -> str:
@@ -154,28 +122,3 @@ def _names(document: Document) -> Iterator[tuple[str, tuple[str | int, ...]]]:
         yield document.name, ("name",)
         for index, source in enumerate(document.sources):
             yield source.name, ("sources", index, "name")
-
-
-def _lets_variant_through(allowed: HttpMatch, denied: HttpMatch) -> bool:
-    if allowed.methods and denied.methods and not set(allowed.methods) & set(denied.methods):
-        return False
-    if allowed.path_prefix is None:
-        return allowed.path_exact is None
-    if denied.path_regex is not None:
-        return True
-    path = (denied.path_exact or denied.path_prefix or "").lower()
-    prefix = allowed.path_prefix.lower().rstrip("/")
-    behind = path.removeprefix(prefix) if path.startswith(prefix + "/") else ""
-    return any(each.isalpha() for each in behind)
-
-
-def _gap_words(denied: HttpMatch, allowed: HttpMatch) -> str:
-    below = _path(allowed) or "any path"
-    return (
-        f"denies {_path(denied)} in exactly this spelling; in other letter case the permission on {below} behind it "
-        "allows it. Add ignore_case: true (--ignore-case), or better allow only the paths that are meant"
-    )
-
-
-def _path(http: HttpMatch) -> str:
-    return http.path_exact or http.path_prefix or http.path_regex or ""

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import click
 
-from meshagent.cli.cross_checks import unknown_service
 from meshagent.cli.mesh import Seen, now_utc
 from meshagent.cli.options import SENT_HEADER, SERVICE, awaited, mesh_options, misuse
 from meshagent.cli.output import Table, say, show, warn
 from meshagent.cli.rulebook import tell_problems
 from meshagent.cli.rules import Data, verdict_data, verdict_words
 from meshagent.cli.session import Session
+from meshagent.cli.soundness import unknown_service
 from meshagent.model.names import ANY, HTTP_PROTOCOLS
 from meshagent.model.service import Instance
 from meshagent.model.world import Origin

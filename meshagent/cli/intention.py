@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from meshagent.cli.amend import Wish, amended, placed, without
 from meshagent.cli.applied import Shown, commit, finish
-from meshagent.cli.cross_checks import case_gap, l7_problem, unknown_service
 from meshagent.cli.lazy import Lazy, LazyGroup, did_you_mean
 from meshagent.cli.mesh import Seen, author, now_utc
 from meshagent.cli.options import DURATION, HEADER, MOMENT, REASON, SERVICE_OR_ANY, awaited, mesh_options, misuse
 from meshagent.cli.output import say, warn
 from meshagent.cli.rules import action_words, intention_row, moment
 from meshagent.cli.session import Session
+from meshagent.cli.soundness import case_gap, l7_problem, unknown_service
 from meshagent.errors import Conflict, InvalidDocument, NotFound, Problem
 from meshagent.model.intention import Action, HttpMatch, Intention, IntentionSource
 from meshagent.model.kinds import Document

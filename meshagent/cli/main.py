@@ -16,7 +16,7 @@ import click
 from meshagent import __version__
 from meshagent.cli.lazy import Lazy, LazyGroup
 from meshagent.cli.options import mesh_options
-from meshagent.cli.output import fail
+from meshagent.cli.output import ReaderGone, fail
 from meshagent.errors import InvalidDocument, MeshError
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -72,7 +72,7 @@ def _guarded(call: Callable[[], Any]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
+    except (ReaderGone, BrokenPipeError):
         _forget_stdout()
         return NO_READER
     return code if isinstance(code, int) else 0

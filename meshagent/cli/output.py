@@ -24,6 +24,10 @@ _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _GAP = "  "
 
 
+class ReaderGone(Exception):
+    """Nobody reads stdout any more: the other end of the pipe has what it wanted."""
+
+
 class Table(NamedTuple):
     """Rows of text under their titles."""
 
@@ -43,11 +47,11 @@ def show(value: Any, form: Form, *parts: str | Table) -> None:
 
 
 def emit(text: str) -> None:
-    """One text and a line end on stdout. BrokenPipeError stays; any other failure becomes a MeshError."""
+    """One text and a line end on stdout. Raises ReaderGone, and MeshError for any other failure."""
     try:
         click.echo(text, color=_coloured(sys.stdout))
     except BrokenPipeError:
-        raise
+        raise ReaderGone from None
     except OSError as error:
         raise MeshError(f"the output cannot be written: {error.strerror}") from None
 

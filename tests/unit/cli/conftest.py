@@ -146,11 +146,16 @@ class FakeAgent(Commands):
     """Answers with what `answers` holds for a method and path, and keeps what it was asked."""
 
     answers: dict[tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
+    once: list[tuple[int, Any]] = field(default_factory=list)
     asked: list[tuple[str, str, dict[str, list[str]], Any]] = field(default_factory=list)
 
     def answer(self, method: str, path: str, body: Any, status: int = 200) -> None:
         """What to answer from now on; bytes are sent as they are."""
         self.answers[method, path] = (status, body)
+
+    def answer_once(self, body: Any, status: int = 200) -> None:
+        """What to answer to the next question, whatever it is."""
+        self.once.append((status, body))
 
 
 @pytest.fixture
@@ -163,7 +168,7 @@ def agent(env, short_dir):
             parts = urlsplit(self.path)
             sent = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             fake.asked.append((self.command, parts.path, parse_qs(parts.query), json.loads(sent) if sent else None))
-            status, body = fake.answers[self.command, parts.path]
+            status, body = fake.once.pop(0) if fake.once else fake.answers[self.command, parts.path]
             raw = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(raw)))

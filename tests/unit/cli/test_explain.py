@@ -1,0 +1,110 @@
+"""`meshagent explain` and `intention check`: the verdict, what decides, and the exit code."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_an_allowed_call_names_the_rule_and_the_instances(mesh):
+    mesh.register("payments", host="vm-2", address="fd00::1", health="failing")
+    mesh.run("intention", "allow", "web", "payments", "--reason", "INC-7")
+    shown = mesh.run("explain", "web", "payments", "GET", "/").stdout
+    assert shown.splitlines()[:3] == [
+        "web -> payments GET /: allowed",
+        "  because  intention payments/web says allow",
+        "  reason   INC-7",
+    ]
+    assert "  from     ann@vm-1 at " in shown
+    assert [line.split() for line in shown.splitlines()[5:]] == [
+        ["payments", "vm-1", "10.0.0.1:21000", "passing", "yes"],
+        ["payments", "vm-2", "[fd00::1]:21000", "failing", "no"],
+    ]
+
+
+def test_json_has_the_same_facts(mesh):
+    mesh.run("intention", "allow", "web", "payments", "--path", "/reports")
+    value = mesh.json("explain", "web", "payments", "POST", "/admin", "--header", "X-Team=fin", code=5)
+    assert value["request"] == {"method": "POST", "path": "/admin", "headers": [["x-team", "fin"]]}
+    assert (value["allowed"], value["outcome"], value["rule"]) == (False, "deny", "payments/web")
+    assert value["origin"]["who"] == "ann@vm-1"
+    assert [each["called"] for each in value["instances"]] == [True]
+    assert value["protocol"] == "http"
+
+
+def test_the_deciding_permission_is_shown_in_words(mesh):
+    mesh.run("intention", "allow", "web", "payments", "--path", "/reports", "--method", "get")
+    shown = mesh.run("explain", "web", "payments", "get", "/reports/x").stdout
+    assert "permission 0 of intention payments/web says allow (allow GET below /reports)" in shown
+
+
+def test_the_default_decides_with_its_own_origin(mesh):
+    shown = mesh.run("explain", "web", "payments", code=5).stdout
+    assert "the mesh's default is deny" in shown
+    assert "from     seed at 2026-11-21T00:00:00Z" in shown
+
+
+def test_no_instance_is_said(mesh):
+    mesh.run("intention", "allow", "web", "nobody")
+    result = mesh.run("explain", "web", "nobody")
+    assert "warning: no instance of nobody is passing its checks" in result.stderr
+    assert "no service nobody is registered yet" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        ([], 5),
+        (["--path", "/reports"], 0),
+        (["--method", "GET", "--path", "/reports/2"], 0),
+        (["--path", "/"], 5),
+        (["--path", "/reports%2fx"], 5),
+        (["--path", "/x/../reports"], 0),
+        (["--header", "a_b=c", "--path", "/reports"], 5),
+    ],
+)
+def test_check_answers_with_its_exit_code(mesh, args, code):
+    mesh.run("intention", "allow", "web", "payments", "--path", "/reports")
+    mesh.run("intention", "check", "web", "payments", *args, code=code)
+
+
+def test_a_rule_that_decides_by_request_is_no_plain_yes(mesh):
+    mesh.run("intention", "allow", "web", "payments", "--path", "/reports")
+    value = mesh.json("intention", "check", "web", "payments", code=5)
+    assert (value["outcome"], value["allowed"]) == ("depends", False)
+    assert "depends on the request" in mesh.run("intention", "check", "web", "payments", code=5).stdout
+
+
+def test_an_expired_intention_decides_nothing(mesh, monkeypatch):
+    from datetime import UTC, datetime
+
+    mesh.run("intention", "allow", "web", "payments", "--expires-at", "2099-01-01T00:00:00Z")
+    mesh.run("intention", "check", "web", "payments")
+    monkeypatch.setattr("meshagent.cli.explain.now_utc", lambda: datetime(2099, 1, 1, tzinfo=UTC))
+    mesh.run("intention", "check", "web", "payments", code=5)
+
+
+def test_requests_are_not_judged_on_a_tcp_service(mesh):
+    mesh.run("intention", "allow", "web", "db")
+    result = mesh.run("explain", "web", "db", "GET", "/")
+    assert "db is a tcp service: its proxy sees connections, not requests" in result.stderr
+
+
+def test_permissions_on_what_has_become_tcp_are_a_deny(mesh):
+    mesh.run("intention", "allow", "web", "payments", "--path", "/")
+    mesh.register("payments", "tcp", "vm-0")
+    shown = mesh.run("explain", "web", "payments", "GET", "/", code=5).stdout
+    assert "which a tcp service cannot judge" in shown
+
+
+def test_a_record_that_cannot_be_read_is_warned_of_and_closes(mesh):
+    mesh.put("meshagent/v1/config/intention/payments", b"nonsense")
+    result = mesh.run("explain", "web", "payments", code=5)
+    assert "warning: the intention record payments cannot be read" in result.stderr
+
+
+def test_a_path_without_its_method_is_a_usage_error(mesh):
+    assert "write the method before it, such as GET /x" in mesh.run("explain", "web", "payments", "/x", code=2).stderr
+
+
+def test_wildcards_cannot_be_explained(mesh):
+    mesh.run("explain", "*", "payments", code=2)
