@@ -96,7 +96,7 @@ class Composer:
                 if isinstance(node.value, dict):
                     yield node.line, node.value, len(self.problems) == before
                 elif node.value is not None:
-                    self.report(node.line, (), "must be a mapping of fields (name: value)")
+                    self.report(node.line, (), "a document must be a mapping of fields (name: value)")
 
     def _node(self, event: Event, events: Iterator[Event], path: Path) -> Node:
         line = event.start_mark.line + 1

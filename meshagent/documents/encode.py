@@ -11,11 +11,14 @@ from pydantic import BaseModel
 
 from meshagent.documents.scalars import resolve
 
+_TEXT_TAG = "tag:yaml.org,2002:str"
+_Base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
 
 def plain(document: BaseModel) -> dict[str, Any]:
-    """The document as plain data: kind and name first, then what differs from the defaults, in the order of the model."""
-    data = document.model_dump(mode="json", exclude_defaults=True)
-    head = {name: getattr(document, name) for name in ("kind", "name") if hasattr(document, name)}
+    """The document as plain data: kind and name first, then what differs from the defaults, in the model's order."""
+    data = document.model_dump(mode="json", exclude_defaults=True, by_alias=True)
+    head = {name: getattr(document, name) for name in ("kind", "name") if name in type(document).model_fields}
     return head | data
 
 
@@ -32,16 +35,17 @@ def to_json(document: BaseModel) -> str:
     return json.dumps(plain(document), ensure_ascii=False)
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML 1.1 readers would take for something else."""
+class _Dumper(_Base):  # type: ignore[misc] # the base is chosen at run time
+    """PyYAML's, which quotes what YAML 1.1 would take for something else (`on`, `2027-01-01`)."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 # a document that is read by people repeats itself
+        return True
 
 
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    """Text that our reader or another would not read back as the same text is quoted."""
-    node = yaml.SafeDumper.represent_str(dumper, value)
-    if node.style is None and resolve(value) != value:
-        return yaml.ScalarNode(node.tag, value, style="'")
-    return node
+def _text(dumper: Any, value: str) -> Any:
+    """Text is quoted where YAML 1.2, and so our reader, would take it for a number (`0o17`, `1e5`)."""
+    style = None if resolve(value) == value else "'"
+    return dumper.represent_scalar(_TEXT_TAG, value, style=style)
 
 
 _Dumper.add_representer(str, _text)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from pydantic import BaseModel
 
@@ -15,58 +16,79 @@ from meshagent.documents.read import text_of
 from meshagent.errors import Problem
 
 Document = TypeVar("Document", bound=BaseModel)
+
 _ENDINGS = (".yaml", ".yml", ".json")
 
 
-def read_documents_of(paths: Iterable[Path | str], kinds: Mapping[str, type[Document]]) -> Decoded[Document]:
-    """The documents of files, of directories (recursively, sorted), and of `-` (standard input), by kind."""
-    found: list[Located[Document]] = []
-    problems: list[Problem] = []
-    for name, text in _texts(paths, problems):
-        decoded = decode_documents(text, name, kinds)
-        found.extend(decoded.documents)
-        problems.extend(decoded.problems)
-    return Decoded(tuple(found), (*problems, *twice(tuple(found))))
+def read_documents_of(
+    paths: Iterable[Path | str], kinds: Mapping[str, type[Document]], stdin: BinaryIO | None = None
+) -> Decoded[Document]:
+    """The documents of files, of directories (recursively, sorted), and of `-` (standard input), by kind.
+
+    A kind and name that occurs twice in all of them is a problem. Hidden files, and links to directories, are left out.
+    """
+    decoded = _read(paths, stdin, lambda text, file: decode_documents(text, file, kinds))
+    return Decoded(decoded.documents, (*decoded.problems, *twice(decoded.documents)))
 
 
-def read_paths(paths: Iterable[Path | str], model: type[Document]) -> Decoded[Document]:
-    """The same for files that hold one model only."""
+def read_paths(paths: Iterable[Path | str], model: type[Document], stdin: BinaryIO | None = None) -> Decoded[Document]:
+    """The same for files that hold one model only, without `kind`; two of them may share a name."""
+    return _read(paths, stdin, lambda text, file: decode_all(text, file, model))
+
+
+def _read(
+    paths: Iterable[Path | str], stdin: BinaryIO | None, decode: Callable[[str, str], Decoded[Document]]
+) -> Decoded[Document]:
     found: list[Located[Document]] = []
     problems: list[Problem] = []
-    for name, text in _texts(paths, problems):
-        decoded = decode_all(text, name, model)
-        found.extend(decoded.documents)
-        problems.extend(decoded.problems)
+    for file, text in _texts(paths, stdin):
+        decoded = Decoded[Document](problems=(text,)) if isinstance(text, Problem) else decode(text, file)
+        found += decoded.documents
+        problems += decoded.problems
     return Decoded(tuple(found), tuple(problems))
 
 
-def _texts(paths: Iterable[Path | str], problems: list[Problem]) -> Iterable[tuple[str, str]]:
-    for given in paths:
-        if str(given) == "-":
-            text = text_of(sys.stdin.buffer.read(MAX_BYTES + 1), "standard input")
-            yield from _good("standard input", text, problems)
+def _texts(paths: Iterable[Path | str], stdin: BinaryIO | None) -> Iterator[tuple[str, str | Problem]]:
+    """Each file once, by its name as people see it: its text, or why there is none."""
+    seen: set[Path] = set()
+    for given in dict.fromkeys(map(str, paths)):
+        if given == "-":
+            yield "standard input", text_of((stdin or sys.stdin.buffer).read(MAX_BYTES + 1), "standard input")
             continue
-        for path in _files(Path(given), problems):
-            try:
-                with path.open("rb") as file:
-                    raw = file.read(MAX_BYTES + 1)
-            except OSError as error:
-                problems.append(Problem(str(path), 0, "", f"cannot be read: {error.strerror}"))
-                continue
-            yield from _good(str(path), text_of(raw, str(path)), problems)
+        for file in _files(Path(given)):
+            if isinstance(file, Problem):
+                yield given, file
+            elif (real := file.resolve()) not in seen:
+                seen.add(real)
+                yield str(file), _text(file)
 
 
-def _good(name: str, text: str | Problem, problems: list[Problem]) -> Iterable[tuple[str, str]]:
-    if isinstance(text, Problem):
-        problems.append(text)
-    else:
-        yield name, text
+def _text(file: Path) -> str | Problem:
+    try:
+        with file.open("rb") as opened:
+            return text_of(opened.read(MAX_BYTES + 1), str(file))
+    except OSError as error:
+        return _unreadable(file, error)
 
 
-def _files(path: Path, problems: list[Problem]) -> list[Path]:
+def _files(path: Path) -> list[Path | Problem]:
     if not path.is_dir():
         return [path]
-    found = sorted(each for each in path.rglob("*") if each.suffix in _ENDINGS and each.is_file())
-    if not found:
-        problems.append(Problem(str(path), 0, "", f"holds no file that ends in {', '.join(_ENDINGS)}"))
-    return found
+    found: list[Path] = []
+    problems: list[Path | Problem] = []
+    for directory, inner, names in os.walk(path, onerror=lambda error: problems.append(_unreadable(path, error))):
+        inner[:] = (name for name in inner if not name.startswith("."))
+        found += (Path(directory, name) for name in names if name.endswith(_ENDINGS) and not name.startswith("."))
+    if not found and not problems:
+        return [Problem(str(path), 0, "", f"holds no file that ends in {', '.join(_ENDINGS)}")]
+    return [*problems, *sorted(found)]
+
+
+def _unreadable(path: Path, error: OSError) -> Problem:
+    """Every failure to read, with what to do about it."""
+    file = str(error.filename or path)
+    if isinstance(error, FileNotFoundError):
+        return Problem(file, 0, "", f"is not there: check the path (this is {Path.cwd()})")
+    if isinstance(error, PermissionError):
+        return Problem(file, 0, "", "may not be read by this user: change its mode, or run as its owner")
+    return Problem(file, 0, "", f"cannot be read ({error.strerror}): check the path and the disk")
