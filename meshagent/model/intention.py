@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, field_validator, model_validator
@@ -40,8 +41,9 @@ def _check_path(text: str) -> str:
 
 def _check_regex(text: str) -> str:
     try:
-        re.compile(text)
-    except re.error as error:
+        with warnings.catch_warnings(action="ignore"):  # of Python's own future, which is not RE2's
+            re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"is not a regular expression: {error}") from None
     if re.search(r"\(\?[=!<]|\\[1-9]", text):
         raise ValueError("uses look-around or a back-reference, which RE2 (Envoy's engine) does not know")
@@ -109,6 +111,13 @@ class IntentionSource(Model):
     expires_at: AwareDatetime | None = None
     reason: str = Field(default="", max_length=512)
     shadow: Literal[False] = False
+
+    @field_validator("expires_at", mode="before")
+    @classmethod
+    def _time_is_written_out(cls, value: object) -> object:
+        if isinstance(value, str) and not re.match(r"[0-9]{4}-", value):  # pydantic takes digits for seconds since 1970
+            raise ValueError("must be a time with its zone, as in 2027-01-01T00:00:00Z")
+        return value
 
     @field_validator("shadow", mode="before")
     @classmethod

@@ -18,7 +18,8 @@ _TRUST_DOMAIN = re.compile(TRUST_DOMAIN_PATTERN)
 _SPIFFE = re.compile(
     rf"spiffe://({TRUST_DOMAIN_PATTERN})/(?:ns/default/dc/[a-z0-9-]{{1,63}}/)?svc/({SERVICE_NAME_PATTERN})"
 )
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+_DURATION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
+_LONGEST_DURATION = 3.6e9  # seconds, a million hours: beyond, a float would not hold microseconds
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 Protocol = Literal["http", "http2", "grpc", "tcp"]
@@ -70,16 +71,20 @@ def parse_duration(value: object) -> timedelta:
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if not match:
         raise ValueError("must be a duration such as 500ms, 5s, 2m or 1h")
-    return timedelta(seconds=float(match[1]) * _UNIT_SECONDS[match[2]])
+    seconds = float(match[1]) * _UNIT_SECONDS[match[2]]
+    if seconds > _LONGEST_DURATION:
+        raise ValueError("must be a duration of at most 1000000h")
+    return timedelta(seconds=seconds)
 
 
 def format_duration(value: timedelta) -> str:
     """The shortest text that `parse_duration` reads back to the same value."""
-    milliseconds = round(value.total_seconds() * 1000)
-    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
-        if milliseconds and milliseconds % size == 0:
-            return f"{milliseconds // size}{unit}"
-    return f"{milliseconds}ms"
+    microseconds = value // timedelta(microseconds=1)
+    for unit, size in (("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000)):
+        if microseconds and microseconds % size == 0:
+            return f"{microseconds // size}{unit}"
+    whole, part = divmod(microseconds, 1000)
+    return f"{whole}.{part:03d}".rstrip("0").rstrip(".") + "ms" if part else f"{whole}ms"
 
 
 def spiffe_id(trust_domain: str, service: str) -> str:

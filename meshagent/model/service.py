@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -29,8 +30,8 @@ class Check(Model):
     grpc: str | None = Field(default=None, pattern=r"^[^\s/]+:[0-9]{1,5}(/\S*)?$")
     exec: tuple[str, ...] | None = Field(default=None, min_length=1)
     ttl: Duration | None = None
-    interval: Duration = Field(default="5s", validate_default=True)
-    timeout: Duration = Field(default="1s", validate_default=True)
+    interval: Duration = timedelta(seconds=5)
+    timeout: Duration = timedelta(seconds=1)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -80,7 +81,7 @@ class ServiceDefinition(Model):
         for what in ("service", "local_port", "local_socket"):
             seen = [value for value in (getattr(upstream, what) for upstream in self.upstreams) if value is not None]
             if len(set(seen)) != len(seen):
-                raise ValueError(f"two upstreams have the same {what}")
+                raise ValueError(f"has two upstreams with the same {what}")
         return self
 
     @property
