@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from meshagent.cli.logs import import_structlog
 from meshagent.cli.options import awaited, mesh_options
 from meshagent.cli.session import Session
 
@@ -52,7 +51,6 @@ async def agent(
         "envoy.path": envoy_path,
         "metrics": metrics,
     }
-    import_structlog()
     import meshagent.telemetry  # noqa: F401 - before anything else that logs, see there
     from meshagent.config import load_config
     from meshagent.daemon import run

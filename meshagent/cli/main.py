@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -70,12 +70,27 @@ def _guarded(call: Callable[[], Any]) -> int:
     except (MeshError, click.ClickException) as error:
         _tell(error)
         return error.exit_code
+    except BaseExceptionGroup as group:  # what a daemon's loops raised, when all of it was expected
+        known, unknown = group.split(MeshError)
+        if known is None or unknown is not None:
+            raise
+        return max(_tell_all(known), default=1)
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except (ReaderGone, BrokenPipeError):
         _forget_stdout()
         return NO_READER
     return code if isinstance(code, int) else 0
+
+
+def _tell_all(group: BaseExceptionGroup[MeshError]) -> Iterator[int]:
+    """Tell every error in the group, and give their exit codes."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _tell_all(error)
+        else:
+            _tell(error)
+            yield error.exit_code
 
 
 def _tell(error: MeshError | click.ClickException) -> None:

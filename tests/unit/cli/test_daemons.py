@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from meshagent.errors import EnvoyFailed, PortInUse
 from tests.unit.cli.conftest import Commands
 
 
@@ -55,6 +56,25 @@ def test_a_bad_flag_or_file_stops_it_before_it_starts(commands, started, tmp_pat
     assert "agent.yaml:1: hots: " in result.stderr
     assert "there is no configuration file" in commands.run("agent", "--config", "none.yaml", code=2).stderr
     assert started == []
+
+
+def test_errors_of_the_agents_loops_are_told_without_a_traceback(commands, monkeypatch):
+    async def run(_):
+        inner = ExceptionGroup("loops", [EnvoyFailed("Envoy ended", next_step="see its log")])
+        raise ExceptionGroup("agent", [inner, PortInUse("port 21000 is taken")])
+
+    monkeypatch.setitem(sys.modules, "meshagent.daemon", SimpleNamespace(run=run))
+    expected = "error: Envoy ended\nnext: see its log\nerror: port 21000 is taken\n"
+    assert commands.run("agent", code=1).stderr == expected
+
+
+def test_what_nobody_expected_keeps_its_traceback(commands, monkeypatch):
+    async def run(_):
+        raise ExceptionGroup("agent", [EnvoyFailed("Envoy ended"), ValueError("a mistake in the code")])
+
+    monkeypatch.setitem(sys.modules, "meshagent.daemon", SimpleNamespace(run=run))
+    with pytest.raises(ExceptionGroup):
+        commands.run("agent")
 
 
 def test_the_exit_code_of_the_demo_is_that_of_the_command(commands, monkeypatch):
