@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import socket
@@ -11,16 +12,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from meshagent.documents.decode import decode_one
 from meshagent.documents.read import text_of
-from meshagent.documents.words import words_for
+from meshagent.documents.validate import validate
 from meshagent.errors import InvalidDocument, Problem, UsageProblem
 from meshagent.model.names import Address, Duration, Model, ServiceName
 from meshagent.model.service import Port
 
 _PREFIX = "MESHAGENT_"
+_CA_PREFIX = "MESHAGENT_CA_"  # the provider's own settings are not known here: MESHAGENT_CA_PATH is ca.path
+_NEAR = 0.85  # of difflib: STOER is a slip for STORE, REQUIRE_SERVERS is a word of its own
+_NEXT_STEP = "docs/configuration.md lists every key"
 _LONGEST_SOCKET_PATH = 107  # bytes: sockaddr_un
 _HOUR = timedelta(hours=1)
 
@@ -150,15 +154,32 @@ def make_config(
 ) -> AgentConfig:
     """The same, of given text and values. Pure but for `machine.route_address`."""
     decoded = decode_one(text, file, AgentConfig)
+    told, problems = _told(env, flags)
     if decoded.problems:
-        raise InvalidDocument(decoded.problems, next_step="docs/configuration.md lists every key")
-    data = decoded.documents[0].document.model_dump(exclude_unset=True) if decoded.documents else {}
-    given = {key: value for key, value in flags.items() if value is not None}
-    for key, name in {key: _PREFIX + key.replace(".", "_").upper() for key in setting_keys()}.items():
-        for value, said in ((env.get(name), name), (given.get(key), "--" + key.replace(".", "-").replace("_", "-"))):
-            if value is not None:
-                _set(data, key, value, said)
+        raise InvalidDocument((*decoded.problems, *problems), next_step=_NEXT_STEP)
+    if problems:
+        raise UsageProblem("\n".join(map(str, problems)), next_step=_NEXT_STEP)
+    data = decoded.documents[0].document.model_dump(exclude_unset=True)
+    for key, value in told.items():
+        outer, _, inner = key.partition(".")
+        if inner:
+            data.setdefault(outer, {})[inner] = value
+        else:
+            data[outer] = value
     return _checked(_with_defaults(data, env, machine))
+
+
+def variable(key: str) -> str:
+    """The environment variable of a dotted key: MESHAGENT_HOST_NAME for host.name."""
+    return _PREFIX + key.replace(".", "_").upper()
+
+
+def misspelt_variables(env: Mapping[str, str]) -> tuple[str, ...]:
+    """A sentence for each MESHAGENT_ variable that sets nothing and is close to one that does."""
+    known = [*map(variable, setting_keys()), f"{_PREFIX}CONFIG"]
+    strange = sorted(name for name in env if name.startswith(_PREFIX) and name not in known)
+    near = ((name, difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)) for name in strange)
+    return tuple(f"{name} is not a setting: did you mean {guess[0]}?" for name, guess in near if guess)
 
 
 def setting_keys() -> tuple[str, ...]:
@@ -177,29 +198,42 @@ def config_dir(machine: Machine, env: Mapping[str, str]) -> Path:
     """Where agent.yaml and services.d are by default."""
     if machine.uid == 0:
         return Path("/etc/meshagent")
-    return Path(env.get("XDG_CONFIG_HOME") or machine.home / ".config") / "meshagent"
+    return (_xdg(env, "XDG_CONFIG_HOME") or machine.home / ".config") / "meshagent"
 
 
-def _set(data: dict[str, Any], key: str, value: object, said: str) -> None:
-    """Put one value in, checked by itself so that an error names the variable or flag it came from."""
-    outer, dot, inner = key.partition(".")
-    try:
-        AgentConfig.model_validate({outer: {inner: value}} if dot else {outer: value})
-    except ValidationError as error:
-        message = words_for(error.errors()[0], (), key)
-        raise UsageProblem(f"{said} {message}", next_step="docs/configuration.md lists every key") from None
-    if dot:
-        data.setdefault(outer, {})[inner] = value
-    else:
-        data[outer] = value
+def _xdg(env: Mapping[str, str], name: str) -> Path | None:
+    """An XDG directory; one that is not absolute is to be ignored, says the XDG base directory specification."""
+    path = Path(env.get(name, ""))
+    return path if path.is_absolute() else None
+
+
+def _told(env: Mapping[str, str], flags: Mapping[str, object]) -> tuple[dict[str, Any], tuple[Problem, ...]]:
+    """What environment and flags say, by dotted key, and what is wrong with it. An empty variable says nothing."""
+    keys = setting_keys()
+    own = {f"ca.{name.removeprefix(_CA_PREFIX).lower()}": name for name in env if name.startswith(_CA_PREFIX)}
+    variables = own | {key: variable(key) for key in keys}
+    told: dict[str, Any] = {}
+    problems: list[Problem] = []
+    sources: list[tuple[str, str, object]] = [(key, name, env.get(name) or None) for key, name in variables.items()]
+    sources += [(key, "--" + re.sub("[._]", "-", key), value) for key, value in flags.items()]
+    for key, said, value in sources:
+        if value is None:
+            continue
+        told[key] = str(value)
+        outer, _, inner = key.partition(".")
+        checked = validate(AgentConfig, {outer: {inner: told[key]} if inner else told[key]}, strict=False)
+        if isinstance(checked, tuple):
+            problems += (Problem("", 0, said, finding.message) for finding in checked)
+    return told, tuple(problems)
 
 
 def _with_defaults(data: dict[str, Any], env: Mapping[str, str], machine: Machine) -> dict[str, Any]:
     root = machine.uid == 0
-    state = Path(env.get("XDG_STATE_HOME") or machine.home / ".local/state") / "meshagent"
+    state = (_xdg(env, "XDG_STATE_HOME") or machine.home / ".local/state") / "meshagent"
     data.setdefault("data_dir", Path("/var/lib/meshagent") if root else state)
     data["data_dir"] = Path(data["data_dir"]).absolute()
-    runtime = Path(env["XDG_RUNTIME_DIR"]) / "meshagent" if env.get("XDG_RUNTIME_DIR") else data["data_dir"] / "run"
+    session = _xdg(env, "XDG_RUNTIME_DIR")
+    runtime = session / "meshagent" if session else data["data_dir"] / "run"
     data.setdefault("runtime_dir", Path("/run/meshagent") if root else runtime)
     data["runtime_dir"] = Path(data["runtime_dir"]).absolute()
     data.setdefault("services_dir", config_dir(machine, env) / "services.d")
@@ -215,7 +249,7 @@ def _with_defaults(data: dict[str, Any], env: Mapping[str, str], machine: Machin
 def _checked(data: dict[str, Any]) -> AgentConfig:
     config = AgentConfig.model_validate(data)
     for path in (config.api_socket, config.runtime_dir / "admin.sock", config.runtime_dir / "xds.sock"):
-        if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH - 10:
+        if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
             raise UsageProblem(
                 f"{path} is too long for a Unix socket ({_LONGEST_SOCKET_PATH} bytes at most)",
                 next_step="set a shorter runtime_dir, such as /run/meshagent",
