@@ -42,7 +42,7 @@ def _read(
     found: list[Located[Document]] = []
     problems: list[Problem] = []
     for file, text in _texts(paths, stdin):
-        decoded = Decoded[Document](problems=(text,)) if isinstance(text, Problem) else decode(text, file)
+        decoded = decode(text, file) if isinstance(text, str) else Decoded((), (text,))
         found += decoded.documents
         problems += decoded.problems
     return Decoded(tuple(found), tuple(problems))
@@ -88,7 +88,7 @@ def _unreadable(path: Path, error: OSError) -> Problem:
     """Every failure to read, with what to do about it."""
     file = str(error.filename or path)
     if isinstance(error, FileNotFoundError):
-        return Problem(file, 0, "", f"is not there: check the path (this is {Path.cwd()})")
+        return Problem(file, 0, "", f"cannot be read: there is no such file (this is {Path.cwd()})")
     if isinstance(error, PermissionError):
-        return Problem(file, 0, "", "may not be read by this user: change its mode, or run as its owner")
-    return Problem(file, 0, "", f"cannot be read ({error.strerror}): check the path and the disk")
+        return Problem(file, 0, "", "cannot be read by this user: change its mode, or run as its owner")
+    return Problem(file, 0, "", f"cannot be read: {error.strerror}: check the path and the disk")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, field_validator, model_validator
@@ -115,9 +116,13 @@ class IntentionSource(Model):
     @field_validator("expires_at", mode="before")
     @classmethod
     def _time_is_written_out(cls, value: object) -> object:
-        if isinstance(value, str) and not re.match(r"[0-9]{4}-", value):  # pydantic takes digits for seconds since 1970
-            raise ValueError("must be a time with its zone, as in 2027-01-01T00:00:00Z")
-        return value
+        """Pydantic would take digits, quoted or not, for seconds since 1970: `20270101` would be long past."""
+        if value is None or isinstance(value, datetime):
+            return value
+        try:
+            return datetime.fromisoformat(value if isinstance(value, str) else "")
+        except ValueError:
+            raise ValueError("must be a time with its zone, as in 2027-01-01T00:00:00Z") from None
 
     @field_validator("shadow", mode="before")
     @classmethod
