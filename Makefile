@@ -11,7 +11,7 @@ export MESHAGENT_REQUIRE_SERVERS := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check formatted lint types floors sizes format test unit conformance system demo lock clean
+.PHONY: help setup check formatted lint types floors sizes format test unit conformance system demo docs lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,9 @@ system: $(READY) ## whole agents with real Envoys
 
 demo: $(READY) ## the whole thing on this machine
 	$(BIN)/meshagent demo
+
+docs: $(READY) ## write docs/reference from the code
+	@$(BIN)/python scripts/docs.py
 
 lock: $(READY) ## write both lock files from pyproject.toml (LOCK=--upgrade for the newest versions)
 	$(COMPILE) --output-file requirements.lock
