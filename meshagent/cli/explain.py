@@ -19,6 +19,8 @@ from meshagent.model.world import Origin
 from meshagent.policy import explain as verdicts
 from meshagent.policy.request import Request
 from meshagent.policy.resolve import protocol_of
+from meshagent.state.catalog import read_reports
+from meshagent.state.records import ReportRecord
 
 NO = 5  # the answer is no
 
@@ -80,6 +82,9 @@ async def explain(
     called = [_instance(each) for each in answer.instances]
     table = Table(("INSTANCE", "HOST", "ADDRESS", "HEALTH", "CALLED"), [_cells(each) for each in called])
     show({**answer.data, "instances": called}, session.form(), answer.words, table)
+    for report in answer.reports:
+        if report.revision < answer.data["revision"]:
+            warn(f"{report.host} has applied revision {report.revision} only: it may still decide by older rules")
     if not any(each["called"] for each in called):
         warn(f"no instance of {destination} is passing its checks: an allowed call would find nobody")
     return answer.exit_code
@@ -90,6 +95,7 @@ class _Answer:
     data: Data
     words: str
     instances: tuple[Instance, ...]
+    reports: tuple[ReportRecord, ...]  # of the hosts that decide
 
     @property
     def exit_code(self) -> int:
@@ -99,6 +105,7 @@ class _Answer:
 async def _answer(session: Session, source: str, destination: str, request: Request | None) -> _Answer:
     async with session.mesh() as mesh:
         seen = await mesh.read()
+        reports = await read_reports(mesh.store, mesh.keys)
     tell_problems({name: problem for name, problem in seen.problems.items() if name[1] in (destination, ANY, "mesh")})
     for name in dict.fromkeys((source, destination)):
         if words := unknown_service(name, seen.services):
@@ -113,7 +120,8 @@ async def _answer(session: Session, source: str, destination: str, request: Requ
     data = verdict_data(source, destination, request, verdict, default)
     data |= {"protocol": protocol, "revision": seen.revision}
     words = verdict_words(data, verdict.rule, default)
-    return _Answer(data, words, world.instances.get(destination, ()))
+    deciding = tuple(report for report in reports if destination in report.services)
+    return _Answer(data, words, world.instances.get(destination, ()), deciding)
 
 
 def _request(method: str | None, path: str | None, headers: tuple[tuple[str, str], ...]) -> Request | None:

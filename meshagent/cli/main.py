@@ -6,6 +6,7 @@ agent unreachable or refused, 5 the answer is no; 130 after Ctrl-C, 141 when the
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -126,4 +127,8 @@ def cli() -> None:
 
 def main() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a name in a script that the locale lacks is no reason to end
     cli.main()

@@ -38,7 +38,7 @@ class Table(NamedTuple):
 def show(value: Any, form: Form, *parts: str | Table) -> None:
     """Print data: `value` as JSON or YAML, or `parts`, which say the same to a person. Raises MeshError."""
     if form == "json":
-        emit(json.dumps(value, indent=2, ensure_ascii=False))
+        emit(to_json(value))
     elif form == "yaml":
         emit(to_yaml(value).removesuffix("\n"))
     else:
@@ -81,11 +81,19 @@ def printable(text: str) -> str:
     return "".join(each if _is_printable(each) else each.encode("unicode_escape").decode() for each in text)
 
 
+def to_json(value: Any) -> str:
+    """Plain data as JSON; what is not printable is escaped also where JSON would take it as it is."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return text if printable(text) == text else json.dumps(value, indent=2)
+
+
 def to_yaml(value: Any) -> str:
-    """Plain data as YAML, its fields in the order that they have."""
+    """Plain data as YAML, its fields in the order that they have; what is not printable is escaped."""
     import yaml
 
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False, width=110))
+    shape: dict[str, Any] = {"sort_keys": False, "default_flow_style": False, "width": 110}
+    text = str(yaml.safe_dump(value, allow_unicode=True, **shape))
+    return text if printable(text) == text else str(yaml.safe_dump(value, **shape))
 
 
 def cell(value: object) -> str:

@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from meshagent.cli import output
 from meshagent.cli.applied import Shown, commit, finish
 from meshagent.cli.cross_checks import Findings, findings
 from meshagent.cli.lazy import LazyGroup, did_you_mean
 from meshagent.cli.mesh import Seen, author, now_utc
 from meshagent.cli.options import awaited, mesh_options, misuse
-from meshagent.cli.output import Table, emit, say, show, warn
+from meshagent.cli.output import Table, emit, printable, say, show, warn
 from meshagent.cli.reading import Written, name_of, read_policy, stated
 from meshagent.cli.rulebook import tell_problems
 from meshagent.cli.session import Session
@@ -127,7 +128,8 @@ async def get(session: Session, kind: str | None, name: str | None) -> None:
         raise _missing(seen, kind, name)
     things = [found.thing for found in wanted.values()]
     if session.form("yaml") == "yaml":
-        emit(to_yaml(things).removesuffix("\n"))
+        text = to_yaml(things)
+        emit((text if printable(text) == text else _escaped(things)).removesuffix("\n"))
         return
     rows = [[each.kind, each.name, wanted[(each.kind, each.name)].origin()] for each in things]
     show([plain(each) for each in things], session.form(), Table(("KIND", "NAME", "FROM"), rows))
@@ -215,6 +217,11 @@ def _difference(old: Document, new: Document) -> str:
         if before != after:
             marks.append(f"{'+' if before is None else '-' if after is None else '~'}{name}")
     return f" ({' '.join(marks)})" if marks else ""
+
+
+def _escaped(things: Sequence[Document]) -> str:
+    """The documents as YAML that no terminal takes for commands."""
+    return "---\n".join(output.to_yaml(plain(each)) for each in things)
 
 
 def _missing(seen: Seen, kind: str | None, name: str | None) -> NotFound:

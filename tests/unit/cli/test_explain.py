@@ -43,6 +43,15 @@ def test_the_default_decides_with_its_own_origin(mesh):
     assert "from     seed at 2026-11-21T00:00:00Z" in shown
 
 
+def test_a_host_that_has_not_applied_the_policy_yet_is_named(mesh):
+    mesh.report("vm-1", ["payments"], 2)
+    mesh.report("vm-2", ["payments"], 1)
+    mesh.report("vm-3", ["web"], 1)
+    mesh.run("intention", "allow", "web", "payments")
+    stderr = mesh.run("explain", "web", "payments").stderr
+    assert stderr == "warning: vm-2 has applied revision 1 only: it may still decide by older rules\n"
+
+
 def test_no_instance_is_said(mesh):
     mesh.run("intention", "allow", "web", "nobody")
     result = mesh.run("explain", "web", "nobody")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -151,6 +152,19 @@ def test_what_others_wrote_cannot_move_the_cursor(mesh):
     shown_rows = mesh.run("intention", "list").stdout.splitlines()
     assert len(shown_rows) == 2
     assert "\\x1b[2Jgone\\u202e forged line" in shown_rows[1]
+    for command in (("intention", "list", "-o", "json"), ("intention", "list", "-o", "yaml"), ("policy", "get")):
+        seen = mesh.run(*command).stdout
+        assert "forged" in seen
+        assert printable(seen) == seen
+
+
+def test_what_the_locale_cannot_write_is_escaped(mesh):
+    mesh.run("intention", "allow", "web", "payments", "--reason", "Prüfung →")
+    command = [sys.executable, "-m", "meshagent", "intention", "list"]
+    env = surroundings(mesh.env) | {"PYTHONIOENCODING": "latin-1"}
+    ran = subprocess.run(command, env=env, capture_output=True, check=True)
+    assert "Prüfung \\u2192" in ran.stdout.decode("latin-1")
+    assert "Prüfung →" in mesh.run("intention", "list").stdout
 
 
 def test_colour_is_for_terminals_only(commands):
@@ -189,6 +203,39 @@ def test_ctrl_c_ends_a_wait_at_once(mesh):
     out, err = running.communicate(timeout=20)
     assert running.returncode == 130
     assert (out, err) == ("", "\n"), "no traceback, and the prompt on a line of its own"
+
+
+def on_terminal(env, *args):
+    """What a person sees who runs a command on a terminal of 120 columns."""
+    ours, theirs = os.openpty()
+    terminal = {"TERM": "xterm", "COLUMNS": "120"}
+    command = [sys.executable, "-m", "meshagent", *args]
+    ran = subprocess.run(command, env=surroundings(env | terminal), stdout=theirs, stderr=theirs, check=False)
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # the end of a terminal is an error of its own
+        while chunk := os.read(ours, 65536):
+            seen += chunk
+    os.close(ours)
+    return ran.returncode, seen.decode()
+
+
+def test_a_terminal_gets_colour_unless_it_is_not_wanted(mesh):
+    code, seen = on_terminal(mesh.env, "services", "--all")
+    assert code == 0
+    assert "\x1b[1mNAME" in seen
+    assert [line.split()[0] for line in seen.splitlines()[1:]] == ["db", "payments", "web"]
+    code, seen = on_terminal(mesh.env | {"NO_COLOR": "1"}, "intenton")
+    assert (code, "\x1b" in seen) == (2, False)
+    assert "\x1b[31m" in on_terminal(mesh.env, "intenton")[1]
+
+
+def test_a_change_made_on_a_terminal_is_waited_for(mesh):
+    mesh.report("vm-1", ["payments"], 2)
+    seen = on_terminal(mesh.env, "intention", "allow", "web", "payments")[1]
+    assert "web -> payments: allow (revision 2)" in seen
+    assert "applied on 1 of 1 proxy in " in seen
+    assert "applied on" not in on_terminal(mesh.env, "intention", "deny", "web", "payments", "--no-wait")[1]
 
 
 def test_tables_and_texts():
