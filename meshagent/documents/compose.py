@@ -17,7 +17,7 @@ from meshagent.documents.scalars import Scalar, resolve
 from meshagent.errors import Problem
 
 MAX_BYTES = 4 * 1024 * 1024  # of one file, and of all text in it once aliases are expanded
-MAX_NODES = 100_000
+MAX_NODES = 200_000  # values, keys not counted; 40,000 sources of intentions with a name and an action each
 MAX_DEPTH = 64
 
 Path = tuple[str | int, ...]
@@ -132,7 +132,7 @@ class Composer:
                 self.report(at, (*path, key), f"is given twice (first in line {fields[key][0]})")
                 continue
             fields[key] = (at, value)
-            nodes += 1 + value.nodes
+            nodes += value.nodes
             characters += len(key) + value.characters
             height = max(height, 1 + value.height)
         return Node(line, fields, nodes, characters, height)
@@ -176,6 +176,7 @@ class Composer:
         line = event.start_mark.line + 1
         if isinstance(event, yaml.ScalarEvent):
             self._node(event, events, path)
+            self.nodes -= 1
             if event.implicit[0] and event.value == "<<":
                 self.report(line, path, "has a merge key (<<), which is not taken: write the fields out")
             return str(event.value)

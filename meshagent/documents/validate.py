@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 from meshagent.documents.compose import Path
 from meshagent.documents.words import words_for
 
-MAX_FINDINGS = 200  # nobody reads more, and a file may be made to hold a hundred thousand
+MAX_FINDINGS = 200  # more are not put into words: nobody reads them, and a file may be made to hold 100,000
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -50,12 +50,13 @@ def _findings(errors: list[ErrorDetails], data: Mapping[str, Any], model: type[B
     by_path: dict[Path, list[ErrorDetails]] = {}
     for error in errors:
         by_path.setdefault(_data_path(error, data), []).append(error)
-    for path, group in list(by_path.items())[:MAX_FINDINGS]:
+    for count, (path, group) in enumerate(by_path.items()):
+        if count >= MAX_FINDINGS:
+            yield Finding(path, group[0]["msg"])
+            continue
         around = tuple(_models_at(model, path[:-1])) if path else (model,)
         fields = dict.fromkeys(_spelling(name, field) for each in around for name, field in each.model_fields.items())
         yield Finding(path, words_for(group, fields, " or ".join(model_words(each) for each in around)))
-    if (more := len(by_path) - MAX_FINDINGS) > 0:
-        yield Finding((), f"and {more:,} more problems")
 
 
 def _data_path(error: ErrorDetails, data: Mapping[str, Any]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
@@ -147,8 +148,7 @@ class Intention(Model):
 
     @model_validator(mode="after")
     def _each_source_once(self) -> Self:
-        names = [source.name for source in self.sources]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(name for name, count in Counter(source.name for source in self.sources).items() if count > 1)
         if twice:
             raise ValueError(f"names the source {', '.join(twice)} more than once")
         return self
