@@ -128,7 +128,6 @@ def cli() -> None:
 def main() -> None:
     """The console script."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a name in a script that the locale lacks is no reason to end
+        # A letter that the locale lacks is no reason to end in a traceback.
+        sys.stdout.reconfigure(errors="backslashreplace")
     cli.main()

@@ -97,7 +97,7 @@ async def validate(session: Session, files: tuple[str, ...]) -> None:
     written, problems = read_policy(files)
     seen, excuse = await _seen_if_any(session)
     found = findings(written, (), seen)
-    _raise_errors((*problems, *found.errors), "nothing was asked to change")
+    _raise_errors((*problems, *found.errors), "these documents cannot be applied")
     _warn_all(found)
     if excuse:
         say(f"checked without the mesh: {excuse}")
@@ -267,7 +267,7 @@ def _raise_errors(problems: Sequence[Problem], consequence: str) -> None:
     if problems:
         found = tuple(sorted(dict.fromkeys(problems), key=lambda each: (each.file, each.line)))
         count = f"{len(found)} problems" if len(found) > 1 else "one problem"
-        raise InvalidDocument(found, next_step=f"{count}: {consequence}; mend the documents and try again")
+        raise InvalidDocument(found, next_step=f"{count}: {consequence}; mend and try again")
 
 
 def _warn_all(found: Findings) -> None:

@@ -38,6 +38,9 @@ async def up(session: Session, files: tuple[str, ...]) -> None:
     rows: list[Data] = []
     for definition in definitions:
         rows.append(await _up(agent, definition, session.seconds, rows))
+    if len(rows) > 1:  # what came later may be an upstream of what came first
+        now = {(row["name"], row["id"]): row for row in await agent.services()}
+        rows = [now.get((row["name"], row["id"]), row) for row in rows]
     show(rows, session.form(), *(line for row in rows for line in _lines(row)))
 
 

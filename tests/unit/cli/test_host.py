@@ -62,14 +62,16 @@ PROXY = {
 
 def test_up_registers_every_definition_and_says_where_upstreams_are(agent, tmp_path):
     (tmp_path / "a.yaml").write_text(WEB + "---\nname: batch\nport: 9000\n")
-    agent.answer("PUT", "/v1/services", ROW)
+    agent.answer_once(ROW | {"upstreams": []})
+    agent.answer_once(ROW | {"name": "batch", "id": "batch"})
+    agent.answer("GET", "/v1/services", {"services": [ROW]})
     shown = agent.run("up", "a.yaml", "--timeout", "5s").stdout.splitlines()
     assert shown[:3] == [
         "web: up, http on 127.0.0.1:8080, mTLS on port 21000, failing",
         "  payments is at 127.0.0.1:9191 (http, 1 of 2 healthy)",
         "  db is at /run/db (tcp, no instance yet)",
     ]
-    sent = [(method, path, query, body["name"]) for method, path, query, body in agent.asked]
+    sent = [(method, path, query, body["name"]) for method, path, query, body in agent.asked[:2]]
     assert sent == [("PUT", "/v1/services", {"wait": ["5"]}, name) for name in ("web", "batch")]
     assert agent.asked[0][3] == {
         "name": "web",
