@@ -54,6 +54,10 @@ conformance: $(READY) ## every store and CA against its protocol's suite
 system: $(READY) ## whole agents with real Envoys
 	$(PYTEST) tests/system
 
+bench: $(READY) ## the benchmarks (installs wrk and nginx with apt-get where they are missing; BENCH=propagation for one)
+	@command -v wrk >/dev/null && command -v nginx >/dev/null || (echo "installing wrk and nginx-light" && apt-get install -y -qq wrk nginx-light)
+	$(BIN)/python -m bench $(BENCH)
+
 demo: $(READY) ## the whole thing on this machine
 	$(BIN)/meshagent demo
 

@@ -195,6 +195,8 @@ class Operations:
 
     async def _quiet(self, leaving: list[Registered]) -> None:
         """Wait until callers know and nothing is under way, at most the drain time."""
+        if not leaving:
+            return
         try:
             async with asyncio.timeout(self.here.drain.total_seconds()):
                 await self.membership.settled()

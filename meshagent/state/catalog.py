@@ -10,7 +10,7 @@ from meshagent.state.records import InstanceRecord, ReportRecord, UnreadableReco
 from meshagent.store.base import Delete, Operation, Put, Store
 
 
-def put_instance(keys: Keys, instance: Instance, lease: str) -> Put:
+def put_instance(keys: Keys, instance: Instance, lease: str | None) -> Put:
     """The write that registers an instance."""
     record = InstanceRecord.model_validate(instance.model_dump())
     return Put(keys.instance(instance.service, instance.host, instance.id), encode(record), lease)

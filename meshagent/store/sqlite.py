@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import sqlite3
 import time
@@ -43,7 +44,7 @@ _LOST = -1
 async def open_url(url: str) -> SqliteStore:
     """The store at `sqlite:///absolute/path.db`. Raises UsageProblem, StoreUnavailable and StoreDenied."""
     parts = urlsplit(url)
-    path = unquote(parts.path)
+    path = re.sub("^/+", "/", unquote(parts.path))  # sqlite:////x is often written for sqlite:///x
     if parts.netloc or parts.query or parts.fragment or not path.startswith("/") or path.endswith("/"):
         raise UsageProblem(f"Not the URL of an SQLite store: {url}", next_step="Write sqlite:///absolute/path/mesh.db")
     return await open_sqlite(Path(path))

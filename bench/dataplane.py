@@ -1,0 +1,177 @@
+"""CPU per request of the configuration that the agent generates, as a ratio to hand-written ones on the same binary.
+
+Both are loaded at the same time (16 connections each), all proxies on one core, load and backend on the other, and the
+CPU time of every Envoy thread is divided by its requests; the figure is the median of the rounds' ratios. Measured one
+after the other, the same chain differs by up to 15 % within minutes (facts of this kind of machine); side by side the
+control (the same configuration twice) tells how far to trust a ratio. Needs wrk and nginx.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from bench.rivals import rival
+from meshagent.ca.builtin import open_builtin
+from meshagent.ca.x509 import new_key_and_csr
+from meshagent.envoy.locate import locate
+from tests.system.apps import get
+from tests.system.live import free_port, live_mesh
+
+ROUNDS = 9
+SECONDS = 2
+CONNECTIONS = 16
+_COUNT = re.compile(r"(\d+) requests in")
+_ERRORS = re.compile(r"Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)")
+
+
+async def run() -> dict:
+    """Each ratio with its rounds; below 1.00 the first one named is cheaper."""
+    for tool in ("wrk", "nginx", "taskset"):
+        if not shutil.which(tool):
+            sys.exit(f"{tool} is needed: apt-get install {'util-linux' if tool == 'taskset' else tool}")
+    async with live_mesh() as mesh:
+        backend = free_port()
+        agent = await mesh.agent()
+        with nginx(mesh.directory, backend):
+            web, tcp = await _generated(mesh, agent, backend)
+            with rivals(mesh.directory, backend, ("lean", "lean", "defaults")) as (lean, control, defaults):
+                ours = agent.envoy_pid()
+                pin(ours)
+                for port in (web, tcp, lean[1], control[1], defaults[1]):
+                    assert (await get(port)).status == 200
+                pairs = {
+                    "A/A control: lean H2 / lean H2": (control, lean),
+                    "generated L7 / hand-written lean H2": ((ours, web), lean),
+                    "generated L7 / Envoy's defaults over H1": ((ours, web), defaults),
+                    "generated L4 / hand-written lean H2": ((ours, tcp), lean),
+                }
+                return {name: await _ratio(name, *pair) for name, pair in pairs.items()}
+
+
+async def _generated(mesh, agent, backend: int) -> tuple[int, int]:
+    web, tcp = free_port(), free_port()
+    await agent.up(name="payments", port=backend, protocol="http")
+    await agent.up(name="ledger", port=backend, protocol="tcp")
+    upstreams = [{"service": "payments", "local_port": web}, {"service": "ledger", "local_port": tcp}]
+    await agent.up(name="web", port=free_port(), protocol="http", upstreams=upstreams)
+    await mesh.intend("ledger", web="allow")
+    await mesh.applied(await mesh.intend("payments", web="allow"))
+    return web, tcp
+
+
+async def _ratio(name: str, one: tuple[int, int], other: tuple[int, int]) -> dict:
+    rounds = []
+    for _ in range(ROUNDS):
+        before = cpu(one[0]), cpu(other[0])
+        counts = await asyncio.gather(load(one[1]), load(other[1]))
+        after = cpu(one[0]), cpu(other[0])
+        each = [(end - start) / 1000 / count for start, end, count in zip(before, after, counts, strict=True)]
+        rounds.append((each[0] / each[1], *each))
+    ratio = statistics.median(row[0] for row in rounds)
+    micro = [statistics.median(row[column] for row in rounds) for column in (1, 2)]
+    low, high = min(row[0] for row in rounds), max(row[0] for row in rounds)
+    print(
+        f"{name:42s} {ratio:5.2f}   ({low:.2f} to {high:.2f} in {ROUNDS} rounds; {micro[0]:.0f} and {micro[1]:.0f} us a request)"
+    )
+    return {"ratio": ratio, "rounds": [row[0] for row in rounds], "us": micro}
+
+
+async def load(port: int) -> int:
+    """Requests answered in SECONDS over CONNECTIONS kept open. Anything but 200 ends the benchmark."""
+    command = ["taskset", "-c", "0", "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", f"http://127.0.0.1:{port}/"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    text = (await process.communicate())[0].decode()
+    assert not _ERRORS.search(text), text
+    return int(_COUNT.search(text)[1])
+
+
+def cpu(pid: int) -> int:
+    """CPU time of all threads in nanoseconds."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+
+
+def pin(pid: int) -> None:
+    """All threads on the second core."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {1})
+
+
+@contextmanager
+def nginx(directory: Path, port: int):
+    """A backend with one worker and 1 KiB answers, on the first core."""
+    body = "x" * 1024
+    paths = " ".join(
+        f"{name}_temp_path {directory}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (directory / "nginx.conf").write_text(
+        f"daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log stderr warn; events {{ worker_connections 4096; }}\n"
+        f"http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s; {paths}\n"
+        f" server {{ listen 127.0.0.1:{port}; location / {{ default_type text/plain; return 200 '{body}'; }} }} }}\n"
+    )
+    command = ["taskset", "-c", "0", "nginx", "-c", str(directory / "nginx.conf"), "-p", str(directory)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def rivals(directory: Path, backend: int, kinds: tuple[str, ...]):
+    """(pid, port) of an Envoy for each kind, pinned to the second core."""
+    certificates(directory / "bench")
+    processes, found = [], []
+    for number, kind in enumerate(kinds):
+        port = free_port()
+        file = directory / f"rival-{number}.json"
+        file.write_text(json.dumps(rival(kind, directory / "bench", port, free_port(), backend)))
+        fixed = ["--disable-hot-restart", "--concurrency", "1", "-l", "error"]
+        process = subprocess.Popen([str(locate()), "-c", str(file), *fixed])
+        processes.append(process)
+        found.append((process.pid, port))
+    try:
+        for process, port in zip(processes, [port for _, port in found], strict=True):
+            wait_for(port)
+            pin(process.pid)
+        yield found
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+
+
+def certificates(directory: Path) -> None:
+    """A root, and SVIDs of web and payments, as files."""
+    authority = open_builtin(directory, "bench", clock=lambda: datetime.now(UTC))
+    for service in ("web", "payments"):
+        key, csr = new_key_and_csr()
+        chain = authority._sign(csr, f"spiffe://bench/svc/{service}", timedelta(hours=1))
+        (directory / f"{service}.pem").write_bytes(chain)
+        (directory / f"{service}.key").write_bytes(key)
+
+
+def wait_for(port: int) -> None:
+    """Until somebody listens, at most 10 s."""
+    import socket
+    import time
+
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", port), 0.5).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError(f"nobody listens on {port}")

@@ -1,0 +1,124 @@
+"""Hand-written Envoy configurations to compare with: one Envoy that carries both hops, as the agent's does.
+
+`lean`: HTTP/2 between the sidecars and the settings of a careful hand (few statistics, no dynamic ones, no extra headers).
+`defaults`: HTTP/1.1 between the sidecars, and Envoy's defaults wherever nothing had to be said.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+_T = "type.googleapis.com/envoy."
+_STATS = [
+    r".*downstream_rq_(total|[1-5]xx|time)",
+    r".*upstream_rq_(total|[1-5]xx|time|timeout|retry)",
+    r".*upstream_cx_(total|connect_fail)",
+]
+
+
+def rival(kind: str, directory: Path, outbound: int, inbound: int, app: int) -> dict[str, Any]:
+    """A whole bootstrap. `directory` holds root.pem, web.pem/.key and payments.pem/.key."""
+    lean = kind == "lean"
+    config: dict[str, Any] = {
+        "node": {"id": kind, "cluster": "bench"},
+        "static_resources": {
+            "listeners": [
+                _listener("out", outbound, _manager("out", "mtls", lean, rbac=False), None),
+                _listener(
+                    "in",
+                    inbound,
+                    _manager("in", "app", lean, rbac=True),
+                    _tls("Downstream", directory, "payments", None, lean),
+                ),
+            ],
+            "clusters": [_mtls_cluster(directory, inbound, lean), _cluster("app", app)],
+        },
+    }
+    if lean:
+        patterns = [{"safe_regex": {"regex": each}} for each in _STATS]
+        config["stats_config"] = {"stats_matcher": {"inclusion_list": {"patterns": patterns}}}
+    return config
+
+
+def _manager(prefix: str, cluster: str, lean: bool, *, rbac: bool) -> dict[str, Any]:
+    router: dict[str, Any] = {"@type": f"{_T}extensions.filters.http.router.v3.Router"}
+    filters = [{"name": "router", "typed_config": router}]
+    if rbac:
+        principal = {"authenticated": {"principal_name": {"exact": "spiffe://bench/svc/web"}}}
+        policy = {"permissions": [{"any": True}], "principals": [principal]}
+        rules = {"action": "ALLOW", "policies": {"web": policy}}
+        filters.insert(
+            0, {"name": "rbac", "typed_config": {"@type": f"{_T}extensions.filters.http.rbac.v3.RBAC", "rules": rules}}
+        )
+    route = {"match": {"prefix": "/"}, "route": {"cluster": cluster}}
+    manager: dict[str, Any] = {
+        "@type": f"{_T}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": prefix,
+        "http_filters": filters,
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+    }
+    if lean:
+        router |= {"suppress_envoy_headers": True, "dynamic_stats": False}
+        manager |= {"server_header_transformation": "PASS_THROUGH", "generate_request_id": prefix == "out"}
+    return {"name": "hcm", "typed_config": manager}
+
+
+def _listener(name: str, port: int, manager: dict[str, Any], tls: dict[str, Any] | None) -> dict[str, Any]:
+    chain = {"filters": [manager], **({"transport_socket": tls} if tls else {})}
+    return {"name": name, "address": _address(port), "filter_chains": [chain]}
+
+
+def _mtls_cluster(directory: Path, port: int, lean: bool) -> dict[str, Any]:
+    cluster = _cluster("mtls", port) | {"transport_socket": _tls("Upstream", directory, "web", "payments", lean)}
+    if lean:
+        options = f"{_T}extensions.upstreams.http.v3.HttpProtocolOptions"
+        cluster["typed_extension_protocol_options"] = {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": options,
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        }
+    return cluster
+
+
+def _cluster(name: str, port: int) -> dict[str, Any]:
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": _address(port)}}]}]
+    limits = [{"max_connections": 100000, "max_pending_requests": 100000, "max_requests": 100000}]
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "2s",
+        "load_assignment": {"cluster_name": name, "endpoints": endpoints},
+        "circuit_breakers": {"thresholds": limits},
+    }
+
+
+def _tls(side: str, directory: Path, own: str, peer: str | None, lean: bool) -> dict[str, Any]:
+    validation: dict[str, Any] = {"trusted_ca": {"filename": f"{directory}/root.pem"}}
+    name = peer or "web"
+    validation["match_typed_subject_alt_names"] = [
+        {"san_type": "URI", "matcher": {"exact": f"spiffe://bench/svc/{name}"}}
+    ]
+    pair = {
+        "certificate_chain": {"filename": f"{directory}/{own}.pem"},
+        "private_key": {"filename": f"{directory}/{own}.key"},
+    }
+    versions = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
+    common = {
+        "tls_params": versions,
+        "tls_certificates": [pair],
+        "validation_context": validation,
+        "alpn_protocols": ["h2"] if lean else ["http/1.1"],
+    }
+    context: dict[str, Any] = {
+        "@type": f"{_T}extensions.transport_sockets.tls.v3.{side}TlsContext",
+        "common_tls_context": common,
+    }
+    if side == "Downstream":
+        context["require_client_certificate"] = True
+    return {"name": "tls", "typed_config": context}
+
+
+def _address(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
