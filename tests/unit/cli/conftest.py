@@ -124,10 +124,10 @@ def env(tmp_path, short_dir, monkeypatch):
     return {"MESHAGENT_STORE": f"sqlite://{tmp_path}/mesh.db", "MESHAGENT_API": f"unix://{short_dir}/agent.sock"}
 
 
-@pytest.fixture
-def mesh(env, tmp_path):
-    """A mesh where web, payments (http) and db (tcp) are registered."""
-    found = MeshFile(env, tmp_path / "mesh.db")
+@pytest.fixture(scope="session")
+def seeded(tmp_path_factory):
+    """The file that every mesh begins as: web, payments (http) and db (tcp) are registered."""
+    found = MeshFile({}, tmp_path_factory.mktemp("seeded") / "mesh.db")
 
     async def lay() -> None:
         store = await open_sqlite(found.path)
@@ -138,7 +138,14 @@ def mesh(env, tmp_path):
     found.register("web")
     found.register("payments")
     found.register("db", "tcp")
-    return found
+    return found.path
+
+
+@pytest.fixture
+def mesh(env, tmp_path, seeded):
+    """A mesh of its own."""
+    shutil.copy(seeded, tmp_path / "mesh.db")
+    return MeshFile(env, tmp_path / "mesh.db")
 
 
 @dataclass

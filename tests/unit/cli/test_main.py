@@ -172,8 +172,7 @@ def test_colour_is_for_terminals_only(commands):
 
 
 def test_a_reader_that_goes_away_is_no_crash(mesh):
-    for number in range(40):
-        mesh.register(f"service-{number}", meta={"long": "x" * 2000})
+    mesh.register("long", meta={str(number): "x" * 2000 for number in range(40)})
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "meshagent", "services", "--all", "-o", "json"]
@@ -235,7 +234,6 @@ def test_a_change_made_on_a_terminal_is_waited_for(mesh):
     seen = on_terminal(mesh.env, "intention", "allow", "web", "payments")[1]
     assert "web -> payments: allow (revision 2)" in seen
     assert "applied on 1 of 1 proxy in " in seen
-    assert "applied on" not in on_terminal(mesh.env, "intention", "deny", "web", "payments", "--no-wait")[1]
 
 
 def test_tables_and_texts():
