@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m bench NAME`. Each prints a table and writes bench/results/NAME.json. Figures are ratios where it matters."""
+"""Benchmarks: `python -m bench NAME`. Each prints a table and writes bench/results/NAME.json."""

@@ -114,7 +114,8 @@ def nginx(directory: Path, port: int):
         f"{name}_temp_path {directory}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (directory / "nginx.conf").write_text(
-        f"daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log stderr warn; events {{ worker_connections 4096; }}\n"
+        f"daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log stderr warn;\n"
+        "events { worker_connections 4096; }\n"
         f"http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s; {paths}\n"
         f" server {{ listen 127.0.0.1:{port}; location / {{ default_type text/plain; return 200 '{body}'; }} }} }}\n"
     )

@@ -21,7 +21,7 @@ from meshagent.agent.lastgood import Cuts, UnusableSnapshot, load_snapshot, with
 from meshagent.agent.membership import Membership
 from meshagent.agent.operations import Here, Operations
 from meshagent.agent.ports import require_free
-from meshagent.agent.roster import Registered, Roster
+from meshagent.agent.roster import Place, Registered, Roster
 from meshagent.agent.snapshots import Snapshots
 from meshagent.agent.watching import Watching
 from meshagent.api.listen import serving
@@ -70,6 +70,7 @@ class Daemon:
         data, runtime = config.data_dir, private_dir(config.runtime_dir)
         self._xds_socket = runtime / "xds.sock"
         self._last_good, self._cuts = _last_good(data / "snapshot.json")
+        self._retired: asyncio.Queue[Place] = asyncio.Queue()
         self._authority = cache(self._open_authority)
         self.store = LazyStore(lambda: open_store(config.store))
         self.keys = Keys()
@@ -137,6 +138,7 @@ class Daemon:
             self.health.run(),
             self._found(),
             self._retry_rejected(),
+            self._retire(),
             self._serve_api(),
             tell_log(data / "envoy.log", self.envoy.admin),
             tell_requests(data / "access.log", self.envoy.admin),
@@ -182,14 +184,31 @@ class Daemon:
     def _load_definitions(self) -> None:
         """Register what services.d says. One bad file keeps nobody else from being registered."""
         directory = self._config.services_dir
-        found = read_paths([directory], ServiceDefinition) if directory.is_dir() else None
-        for problem in found.problems if found else ():
+        if not directory.is_dir() or not any(directory.iterdir()):
+            return
+        found = read_paths([directory], ServiceDefinition)
+        for problem in found.problems:
             _log.error("definition_unusable", problem=str(problem))
-        for located in found.documents if found else ():
+        said: set[Place] = set()
+        for located in found.documents:
+            said.add((located.document.name, located.document.instance_id))
             try:
                 self.roster.add(located.document, "file")
             except MeshError as error:
                 _log.error("service_not_registered", service=located.document.name, problem=str(error))
+        if not found.problems:  # with a file unread, nobody can tell what it would have said
+            for place, each in self.roster.registered.items():
+                if each.source == "file" and place not in said:
+                    self._retired.put_nowait(place)
+
+    async def _retire(self) -> Never:
+        """Take out of service, with a drain, what services.d no longer says."""
+        while True:
+            service, instance_id = await self._retired.get()
+            try:
+                await self.operations.down(service, instance_id)
+            except MeshError as error:
+                _log.error("service_not_retired", service=service, problem=str(error))
 
     async def _found(self) -> None:
         own = self._config.store.startswith("sqlite:")

@@ -112,7 +112,11 @@ class Watching:
 
     def _tell_problems(self) -> None:
         for key, problem in self._fold.problems.items():
-            if self._told.get(key) != problem:
+            if self._told.get(key) == problem:
+                continue
+            if self._fold.world is None:
+                _log.info("mesh_awaited", key=key, problem=problem)
+            else:
                 _log.error("record_unusable", key=key, problem=problem)
         self._told = dict(self._fold.problems)
 

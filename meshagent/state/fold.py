@@ -103,7 +103,8 @@ class Fold:
     def _manifest(self) -> Manifest | None:
         key = self._keys.manifest
         if key not in self._values:
-            self.problems[key] = "is missing from the store: the last good policy stays in force"
+            held = "the last good policy stays in force" if self._world else "there is no mesh in it yet"
+            self.problems[key] = f"is missing from the store: {held}"
             return None
         try:
             manifest = decode(Manifest, self._values[key])

@@ -23,7 +23,7 @@ BUNDLE = TrustBundle(((DOMAIN, (PEM,)), ("other.internal", (PEM.replace("cm9v", 
 
 def svid(begins: datetime = NOW, life: timedelta = LIFE, root: str = DIGEST) -> Svid:
     return Svid(
-        "spiffe://mesh.internal/svc/web", b"", b"", not_before=begins, expires_at=begins + life, root_digest=root
+        "spiffe://mesh.internal/svc/web", b"", b"", "1", not_before=begins, expires_at=begins + life, root_digest=root
     )
 
 
