@@ -28,6 +28,7 @@ from meshagent.api.listen import serving
 from meshagent.ca import open_authority
 from meshagent.ca.base import Authority
 from meshagent.config import AgentConfig
+from meshagent.documents.decode import Decoded
 from meshagent.documents.files import read_paths
 from meshagent.envoy.bootstrap import BootstrapSettings
 from meshagent.envoy.logs import tell_log, tell_requests
@@ -184,9 +185,11 @@ class Daemon:
     def _load_definitions(self) -> None:
         """Register what services.d says. One bad file keeps nobody else from being registered."""
         directory = self._config.services_dir
-        if not directory.is_dir() or not any(directory.iterdir()):
+        if not directory.is_dir():
             return
-        found = read_paths([directory], ServiceDefinition)
+        found: Decoded[ServiceDefinition] = Decoded()
+        if any(directory.iterdir()):
+            found = read_paths([directory], ServiceDefinition)
         for problem in found.problems:
             _log.error("definition_unusable", problem=str(problem))
         said: set[Place] = set()
