@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import ssl
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from meshagent.model.service import Check
@@ -48,7 +49,7 @@ async def _http(url: str) -> Answer:
         await writer.drain()
         answer = await reader.read(_OUTPUT_BYTES)
     finally:
-        writer.close()
+        await _closed(writer)
     line = answer.partition(b"\r\n")[0].decode(errors="replace")
     words = line.split(" ")
     passed = len(words) > 1 and words[0].startswith("HTTP/") and words[1].isdigit() and words[1].startswith("2")
@@ -59,8 +60,14 @@ async def _tcp(target: str) -> Answer:
     """A connection."""
     host, _, port = target.rpartition(":")
     _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    writer.close()
+    await _closed(writer)
     return True, "connected"
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 async def _grpc(target: str, timeout: float) -> Answer:

@@ -1,0 +1,127 @@
+"""This host in the store, on the real SQLite store: what is offered is there, and what the store forgets is put back."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from meshagent.agent.membership import Membership
+from meshagent.model.service import Instance
+from meshagent.state.catalog import read_instances, read_reports
+from meshagent.state.keys import Keys
+from meshagent.state.records import ReportRecord
+from meshagent.store.base import Delete
+from meshagent.store.sqlite import open_sqlite
+
+KEYS = Keys()
+PLACE = ("payments", "payments")
+INSTANCE = Instance(service="payments", host="vm-1", id="payments", address="10.0.0.1", port=21000)
+
+
+def report(revision=1, services=("payments",), second=0):
+    at = datetime(2026, 11, 21, 0, 0, second, tzinfo=UTC)
+    return ReportRecord(host="vm-1", revision=revision, services=list(services), agent_version="1", at=at)
+
+
+@pytest.fixture
+async def store(tmp_path):
+    opened = await open_sqlite(tmp_path / "mesh.db", poll=0.05)
+    yield opened
+    await opened.close()
+
+
+@asynccontextmanager
+async def running(store, ttl=timedelta(seconds=1)):
+    membership = Membership(store, KEYS, ttl)
+    task = asyncio.create_task(membership.run())
+    try:
+        yield membership
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition, wait=5.0):
+    async with asyncio.timeout(wait):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_offered_is_registered_and_what_is_not_goes(store):
+    async with running(store) as membership:
+        membership.offer({PLACE: INSTANCE})
+        await membership.settled()
+        assert await read_instances(store, KEYS) == (INSTANCE,)
+        failing = INSTANCE.model_copy(update={"health": "failing"})
+        membership.offer({PLACE: failing})
+        await membership.settled()
+        assert await read_instances(store, KEYS) == (failing,)
+        membership.offer({})
+        await membership.settled()
+        assert await read_instances(store, KEYS) == ()
+
+
+async def test_it_stays_while_the_host_lives_and_goes_when_it_does_not(store):
+    async with running(store, timedelta(seconds=0.6)) as membership:
+        membership.offer({PLACE: INSTANCE})
+        await membership.settled()
+        await asyncio.sleep(1.2)
+        assert await read_instances(store, KEYS) == (INSTANCE,)
+
+    async def gone():
+        return await read_instances(store, KEYS) == ()
+
+    await until(gone)
+
+
+async def test_a_lost_lease_is_made_new_with_everything_on_it(store):
+    async with running(store, timedelta(seconds=0.6)) as membership:
+        membership.offer({PLACE: INSTANCE})
+        membership.report(report(), urgent=True)
+        await membership.settled()
+        await membership._lease.revoke()
+
+        async def back():
+            return await read_instances(store, KEYS) == (INSTANCE,) and bool(await read_reports(store, KEYS))
+
+        await until(back)
+
+
+async def test_a_revision_that_concerns_others_waits_for_the_next_renewal(store):
+    async with running(store, timedelta(seconds=3)) as membership:
+        membership.report(report(1), urgent=True)
+
+        async def revision_is(wanted):
+            return [each.revision for each in await read_reports(store, KEYS)] == [wanted]
+
+        await until(lambda: revision_is(1))
+        membership.report(report(2, second=1), urgent=False)
+        await asyncio.sleep(0.1)
+        assert await revision_is(1)
+        await until(lambda: revision_is(2))
+        membership.report(report(3, second=2), urgent=True)
+        await until(lambda: revision_is(3), 0.5)
+
+
+async def test_leaving_takes_everything_out_at_once(store):
+    async with running(store) as membership:
+        membership.offer({PLACE: INSTANCE})
+        await membership.settled()
+        await membership.leave()
+        assert await read_instances(store, KEYS) == ()
+
+
+async def test_a_record_deleted_behind_its_back_comes_back_with_the_next_lease(store):
+    async with running(store, timedelta(seconds=0.6)) as membership:
+        membership.offer({PLACE: INSTANCE})
+        await membership.settled()
+        await store.commit([Delete(KEYS.instance("payments", "vm-1", "payments"))])
+        await membership._lease.revoke()
+
+        async def back():
+            return await read_instances(store, KEYS) == (INSTANCE,)
+
+        await until(back)
