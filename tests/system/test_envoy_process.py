@@ -216,6 +216,7 @@ async def test_a_stop_lets_requests_and_connections_end_and_refuses_new_ones(hos
         assert await reader.readuntil(b"200 OK"), "a TCP connection under way goes on"
         host.release.set()
         assert await slow == 200
+        await asyncio.sleep(0.3)
         assert not stopping.done(), "a TCP connection is open"
         writer.close()
         async with asyncio.timeout(5):
@@ -273,7 +274,8 @@ async def test_one_stopped_while_it_is_restarted_stays_stopped(host: Host) -> No
 async def test_an_envoy_that_is_too_old_is_said_to_be_and_does_not_stay(host: Host) -> None:
     old = host.directory / "old-envoy"
     old.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && echo "envoy  version: abc/1.33.9/Clean/RELEASE" || exec sleep 600\n'
+        '#!/bin/sh\n[ "$1" = --version ] && echo "envoy  version: abc/1.33.9/Clean/RELEASE" && exit\n'
+        "while :; do sleep 0.1; done\n"
     )
     old.chmod(0o755)
     with pytest.raises(EnvoyTooOld, match="is Envoy 1.33.9; 1.34 is the oldest"):

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,20 @@ def test_envoy_would_say_what_is_wrong_as_a_line_that_we_can_read(tmp_path: Path
     path = tmp_path / "envoy-bootstrap.json"
     path.write_text('{"nod": "a \\"quoted\\" word"}')
     command = arguments(locate(), path, tmp_path / "envoy.log", 1)
-    done = subprocess.run([*command, "--mode", "validate"], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [*command, "--mode", "validate"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={"TZ": "Asia/Tokyo"},
+    )
     assert done.returncode == 1
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert "nod" in lines[-1]["message"]
     assert {"time", "level", "logger", "message"} == set(lines[-1])
-    datetime.fromisoformat(lines[-1]["time"])
+    said_at = datetime.fromisoformat(lines[-1]["time"])
+    assert abs(datetime.now(UTC) - said_at) < timedelta(minutes=5), "its time says of which zone it is"
 
 
 def test_the_same_settings_give_the_same_bytes_and_others_give_others() -> None:

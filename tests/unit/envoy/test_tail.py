@@ -60,6 +60,21 @@ def test_a_file_that_was_put_aside_is_read_to_its_end_and_then_the_new_one_from_
     assert tail.lines() == [b"five"]
 
 
+def test_what_is_written_between_a_look_and_the_change_of_files_is_read_too(
+    log: Path, tail: Tail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced = tail._replaced
+
+    def later() -> bool:
+        add(log, b"\nlate\n")
+        log.rename(log.with_suffix(".1"))
+        log.write_bytes(b"new\n")
+        return replaced()
+
+    monkeypatch.setattr(tail, "_replaced", later)
+    assert tail.lines() == [b"", b"late", b"new"]
+
+
 def test_a_file_that_was_emptied_is_read_from_its_start(log: Path, tail: Tail) -> None:
     os.truncate(log, 0)
     add(log, b"a\n")
