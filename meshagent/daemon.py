@@ -34,6 +34,7 @@ from meshagent.envoy.bootstrap import BootstrapSettings
 from meshagent.envoy.logs import tell_log, tell_requests
 from meshagent.envoy.process import EnvoyProcess
 from meshagent.errors import DataDirInUse, MeshError
+from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.service import ServiceDefinition
 from meshagent.model.world import World
 from meshagent.policy.resolve import Host, resolve
@@ -158,15 +159,13 @@ class Daemon:
         self.operations.roster_changed()
 
     async def _active(self, each: Registered) -> int:
-        """Requests and TCP connections under way to one service instance."""
-        definition = each.definition
-        prefix = f"in.{definition.name}" + (
-            "" if definition.instance_id == definition.name else f".{definition.instance_id}"
-        )
-        found = await self.envoy.admin.stats(
-            rf"^(http\.{prefix}\.downstream_rq_active|tcp\.{prefix}\.downstream_cx_active)$"
-        )
-        return sum(found.values())
+        """Requests, and for TCP connections, that are under way to one service instance."""
+        service, instance = each.place
+        more = "" if instance == service else rf"\.{instance}"
+        requests = rf"http\.in\.{service}{more}\.downstream_rq_active"
+        connections = rf"cluster\.app/{service}/{instance}\.upstream_cx_active"
+        wanted = requests if each.definition.protocol in HTTP_PROTOCOLS else connections
+        return sum((await self.envoy.admin.stats(f"^{wanted}$")).values())
 
     # --- starting
 

@@ -199,7 +199,7 @@ class Operations:
             return
         try:
             async with asyncio.timeout(self.here.drain.total_seconds()):
-                await self.membership.settled()
+                await self._deregistered()
                 await asyncio.sleep(_SPREAD_SECONDS)
                 while any([await self._active(each) for each in leaving]):
                     await asyncio.sleep(_ACTIVE_EVERY)
@@ -207,6 +207,16 @@ class Operations:
             _log.warning("drain_cut_short", services=[each.definition.name for each in leaving])
         except MeshError as error:
             _log.warning("drain_unwatched", problem=str(error))
+
+    async def _deregistered(self) -> None:
+        """Wait until the store knows; one that is away is not waited for, its leases end by themselves."""
+        try:
+            async with asyncio.timeout(_SPREAD_SECONDS):
+                await self.membership.settled()
+        except TimeoutError:
+            _log.warning(
+                "deregistration_unconfirmed", problem=self.membership.last_error or "the store gave no answer yet"
+            )
 
     async def _next_move(self) -> None:
         """Until something was applied or issued; looked at again after a moment in any case."""

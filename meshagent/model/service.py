@@ -50,7 +50,7 @@ class Check(Model):
 
 
 class Upstream(Model):
-    """A service that this one calls: on a loopback port, or on a Unix socket that only `owner` or `mode` may use."""
+    """A service that this one calls: on a loopback port, or on a Unix socket that its `mode` opens to others."""
 
     service: ServiceName
     local_port: Port | None = None

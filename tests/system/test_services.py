@@ -183,3 +183,22 @@ async def test_a_certificate_is_renewed_in_time_and_no_call_fails():
                 assert (await get(local)).status == 200
                 await asyncio.sleep(0.05)
             assert agent.status()["svids"]["web"]["serial"] != first
+
+
+async def test_down_waits_for_what_is_under_way_http_and_tcp():
+    async with pair() as (_, agent, app, local):
+        app.delay = 1.0
+        slow = asyncio.create_task(get(local))
+        await asyncio.sleep(0.3)
+        answer = await agent.down("payments")
+        assert answer["http"] == 200 and (await slow).status == 200
+    async with pair(protocol="tcp") as (_, agent, _, local):
+        reader, writer = await asyncio.open_connection("127.0.0.1", local)
+        assert await reader.readexactly(6) == b"HELLO\n"
+        going = asyncio.create_task(agent.down("payments"))
+        await asyncio.sleep(1.5)
+        writer.write(b"still")
+        async with asyncio.timeout(3):
+            assert await reader.readexactly(5) == b"still"
+        writer.close()
+        assert (await going)["drained_ms"] < 5000
