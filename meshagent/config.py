@@ -97,7 +97,8 @@ class AgentConfig(Model):
     @field_validator("metrics")
     @classmethod
     def _check_metrics(cls, text: str) -> str:
-        if text != "none" and not re.fullmatch(r"(\[[0-9a-f:.]+\]|[^\s:]+):[0-9]{1,5}", text):
+        match = re.fullmatch(r"(?:\[[0-9a-f:.]+\]|[^\s:]+):([0-9]{1,5})", text)
+        if text != "none" and not (match and int(match[1]) <= 65535):
             raise ValueError("must be host:port or none")
         return text
 

@@ -159,10 +159,10 @@ class Composer:
 
     def _scalar_value(self, event: Event, text: str, line: int, path: Path) -> Scalar:
         unquoted, quoted = event.implicit
+        if quoted or event.tag == "!":
+            return text
         if unquoted:
             return resolve(text)
-        if quoted or event.tag in (None, "!"):
-            return text
         value = text if event.tag == f"{_TAG}str" else resolve(text)
         types = _SCALAR_TAGS.get(event.tag)
         if types is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 from meshagent.documents.scalars import resolve
 
 _TEXT_TAG = "tag:yaml.org,2002:str"
+_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _Base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -31,8 +33,8 @@ def to_yaml(documents: Iterable[BaseModel]) -> str:
 
 
 def to_json(document: BaseModel) -> str:
-    """One document as JSON."""
-    return json.dumps(plain(document), ensure_ascii=False)
+    """One document as JSON. Characters that YAML cannot hold or would fold are escaped: our reader reads JSON as YAML."""
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(plain(document), ensure_ascii=False))
 
 
 class _Dumper(_Base):  # type: ignore[misc] # the base is chosen at run time

@@ -15,6 +15,7 @@ from meshagent.errors import Problem
 
 Plain = Scalar | list["Plain"] | dict[str, "Plain"]
 
+_TOO_LARGE = f"is larger than {MAX_BYTES // 1024 // 1024} MiB: split it into several files"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})", re.IGNORECASE)
@@ -44,7 +45,7 @@ class Reading:
 def text_of(raw: bytes, file: str) -> str | Problem:
     """The text of a file's bytes: UTF-8, with or without a byte order mark, at most MAX_BYTES."""
     if len(raw) > MAX_BYTES:
-        return Problem(file, 0, "", f"is larger than {MAX_BYTES // 1024 // 1024} MiB: split it into several files")
+        return Problem(file, 0, "", _TOO_LARGE)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -56,7 +57,7 @@ def read_yaml(text: str, file: str) -> Reading:
     """All documents of a text. Empty ones are skipped; after an error of syntax nothing more can be read."""
     text = text.removeprefix("\ufeff")
     if len(text) > MAX_BYTES:
-        return Reading(problems=(Problem(file, 0, "", f"is larger than {MAX_BYTES // 1024 // 1024} MiB"),))
+        return Reading(problems=(Problem(file, 0, "", _TOO_LARGE),))
     if strange := _NOT_YAML.search(text):
         line = text.count("\n", 0, strange.start()) + 1
         return Reading(problems=(Problem(file, line, "", _strange_words(strange[0])),))
@@ -73,7 +74,9 @@ def read_yaml(text: str, file: str) -> Reading:
     except Refused as refused:
         composer.report(refused.line, (), refused.message)
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: escapes and directives out of range
-        composer.report(min(_error_line(error), text.count("\n") + 1), (), _syntax_words(error))
+        lines = text.split("\n")
+        line = min(_error_line(error), len(lines))
+        composer.report(line, (), _syntax_words(error, lines[line - 1]))
     return Reading(tuple(trees), tuple(composer.problems), frozenset(broken))
 
 
@@ -126,9 +129,9 @@ def _error_line(error: Exception) -> int:
     return mark.line + 1 if mark else 1
 
 
-def _syntax_words(error: Exception) -> str:
+def _syntax_words(error: Exception, line: str) -> str:
     problem = str(getattr(error, "problem", None) or error)
-    if "tab character" in problem or "'\\t'" in problem:
+    if "tab character" in problem or ("cannot start any token" in problem and "\t" in line[: -len(line.lstrip())]):
         return "is indented with a tab: YAML takes spaces only"
     hint = " (look at the indentation of this line and the one above)" if "did not find expected" in problem else ""
     return f"is not YAML: {problem}{hint}"

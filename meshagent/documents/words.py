@@ -67,7 +67,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_plain = {_plain(each): each for each in known}
     if len(name) > _LONGEST_GUESSED:  # difflib's cost grows with the square of it
         return ""
-    near = difflib.get_close_matches(_plain(name), by_plain, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(_plain(name), by_plain, n=1, cutoff=0.7)  # 0.6 would offer id for kind
     return f" (did you mean {by_plain[near[0]]}?)" if near else ""
 
 
@@ -89,7 +89,8 @@ def _text(error: ErrorDetails) -> str:
             key, text = table[code]
             if context[key] == 1 and code.endswith("too_short"):
                 return "must not be empty"
-            return text.format(context[key])
+            limit = context[key]
+            return text.format(int(limit) if isinstance(limit, float) and limit.is_integer() else limit)
     if code in _TYPES:
         return _TYPES[code]
     return _SPOKEN.get(code, _as_pydantic_says)(error, context)
