@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Coroutine
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from meshagent.agent.watching import Watching
 from meshagent.api.listen import serving
 from meshagent.ca import open_authority
 from meshagent.ca.base import Authority
-from meshagent.config import AgentConfig
+from meshagent.config import AgentConfig, misspelt_variables
 from meshagent.documents.decode import Decoded
 from meshagent.documents.files import read_paths
 from meshagent.envoy.bootstrap import BootstrapSettings
@@ -54,6 +55,8 @@ _RETRY_REJECTED_SECONDS = 5.0
 async def run(config: AgentConfig) -> int:
     """Run the agent until SIGTERM or SIGINT, then drain. Returns the exit code. Raises MeshError when it cannot start."""
     set_up_log(config.log_level)
+    for words in misspelt_variables(os.environ):
+        _log.warning("setting_unknown", problem=words)
     try:
         with locked(private_dir(config.data_dir) / "agent.lock", wait_seconds=0):
             await Daemon(config).serve()
