@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Coroutine
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, Never
@@ -50,6 +50,7 @@ from meshagent.xds.server import XdsServer
 
 _log = structlog.get_logger("meshagent")
 _RETRY_REJECTED_SECONDS = 5.0
+_SHORTEST_DRAIN_SECONDS = 0.1
 
 
 async def run(config: AgentConfig) -> int:
@@ -122,8 +123,10 @@ class Daemon:
             tasks = [outcomes, *(group.create_task(loop) for loop in self._loops())]
             await stop.wait()
             _log.info("agent_stopping")
+            ends = asyncio.get_running_loop().time() + self._config.envoy.drain.total_seconds()
             await self.operations.leave()
-            await self.envoy.stop(self._config.envoy.drain)
+            left = ends - asyncio.get_running_loop().time()
+            await self.envoy.stop(timedelta(seconds=max(left, _SHORTEST_DRAIN_SECONDS)))
             for task in tasks:
                 task.cancel()
         await self.xds.stop(0.1)

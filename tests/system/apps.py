@@ -6,6 +6,8 @@ import asyncio
 import time
 from contextlib import suppress
 
+SLOW_SECONDS = 2.0  # how long a request to /slow takes
+
 
 class HttpApp:
     """Answers every HTTP/1.1 request with its own request text, and keeps all that it was sent."""
@@ -39,8 +41,8 @@ class HttpApp:
                 )
                 body = await reader.readexactly(length) if length else b""
                 self.seen.append(head)
-                if self.delay:
-                    await asyncio.sleep(self.delay)
+                if self.delay or "/slow" in head:
+                    await asyncio.sleep(self.delay or SLOW_SECONDS)
                 answer = f"{self.name}\n{head}".encode("latin-1") + body
                 writer.write(
                     b"HTTP/1.1 200 OK\r\nx-app: %s\r\ncontent-length: %d\r\n\r\n" % (self.name.encode(), len(answer))

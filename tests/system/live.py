@@ -77,7 +77,10 @@ class Agent:
         environment = {**os.environ, "MESHAGENT_RUNTIME_DIR": str(self.directory / "run"), "MESHAGENT_CA_PATH": ""}
         environment.pop("MESHAGENT_CA_PATH")
         config = self.directory / "agent.yaml"
-        config.write_text(f"ca: {{provider: builtin, path: {self.mesh.directory}/ca, ttl: {self.mesh.ttl}}}\n")
+        config.write_text(
+            f"ca: {{provider: builtin, path: {self.mesh.directory}/ca, ttl: {self.mesh.ttl}}}\n"
+            f"envoy: {{drain: {self.mesh.drain}}}\n"
+        )
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -204,6 +207,7 @@ class LiveMesh:
         self.directory = directory
         self.store_path = directory / "mesh.db"
         self.ttl = ttl
+        self.drain = "3s"
         self.agents: list[Agent] = []
         self.store = None
 
