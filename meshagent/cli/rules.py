@@ -123,7 +123,7 @@ def _path(http: HttpMatch) -> list[str]:
 
 def _header(header: HeaderMatch) -> str:
     given = ((f"{header.name}=", header.exact), (f"{header.name}=", header.prefix and f"{header.prefix}..."))
-    more = ((f"{header.name}=", header.suffix and f"...{header.suffix}"), (f"{header.name} matching ", header.regex))
+    more = ((f"{header.name}=", header.suffix and f"...{header.suffix}"),)
     words = next((f"{name}{value}" for name, value in (*given, *more) if value is not None), header.name)
     absent = header.invert != (header.present is False)
     return f"not {words}" if absent else words

@@ -60,6 +60,10 @@ def _config(settings: BootstrapSettings) -> dict[str, Any]:
         },
         "dynamic_resources": {"lds_config": _ADS, "cds_config": _ADS, "ads_config": _ads_config()},
         "static_resources": {"clusters": [_xds_cluster(settings.xds_socket)]},
+        # Envoy refuses larger patterns by default (100), and ours for "does not look like this header" grow with the text.
+        "layered_runtime": {
+            "layers": [{"name": "static", "static_layer": {"re2.max_program_size.error_level": 100_000}}]
+        },
         "cluster_manager": {"enable_deferred_cluster_creation": True},
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
         "stats_config": {

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from meshagent.model.intention import HeaderMatch, HttpMatch
+from meshagent.model.intention import Action, HeaderMatch, HttpMatch
 from meshagent.model.view import Guard, Rule
 from meshagent.policy.request import Malformed, Request, judged_path, refused_header
 
@@ -49,13 +49,15 @@ def explain(guard: Guard, source: str, request: Request | None = None) -> Verdic
     return _by_permission(rule, request)
 
 
-def matches(match: HttpMatch, request: Request) -> bool:
-    """Whether a well-formed request meets every condition."""
+def matches(match: HttpMatch, request: Request, action: Action) -> bool:
+    """Whether a well-formed request meets every condition of a permission with this action."""
     path = judged_path(request.path)
     if isinstance(path, Malformed):
         return False
     methods = not match.methods or request.method in match.methods
-    return methods and _path_matches(match, path) and all(_header_matches(header, request) for header in match.headers)
+    return (
+        methods and _path_matches(match, path) and all(_header_matches(each, request, action) for each in match.headers)
+    )
 
 
 def _malformed(request: Request) -> str | None:
@@ -68,7 +70,7 @@ def _malformed(request: Request) -> str | None:
 
 def _by_permission(rule: Rule, request: Request) -> Verdict:
     for index, permission in enumerate(rule.permissions):
-        if matches(permission.http, request):
+        if matches(permission.http, request, permission.action):
             return Verdict(
                 permission.action, rule, index, f"permission {index} of intention {rule.id} says {permission.action}"
             )
@@ -92,20 +94,25 @@ def _below(path: str, prefix: str) -> bool:
     return path == prefix.rstrip("/") or path.startswith(prefix.rstrip("/") + "/")
 
 
-def _header_matches(match: HeaderMatch, request: Request) -> bool:
-    value = request.header(match.name)
-    return _value_matches(match, value) != match.invert
+def _header_matches(match: HeaderMatch, request: Request, action: Action) -> bool:
+    """An allow needs every value, a deny one; inverted, it is the other way round. Either way more values open nothing."""
+    values = request.values(match.name)
+    if match.present is not None or not _has_text(match):
+        return (bool(values) == (match.present is not False)) != match.invert
+    every = bool(values) and all(_text_matches(match, value) and "," not in value for value in values)
+    some = any(_text_matches(match, part.strip(" \t")) for value in values for part in value.split(","))
+    wide = some if action == "deny" else every
+    narrow = every if action == "deny" else some
+    return not narrow if match.invert else wide
 
 
-def _value_matches(match: HeaderMatch, value: str | None) -> bool:
-    if match.present is not None:
-        return (value is not None) == match.present
-    if value is None:
-        return False
+def _has_text(match: HeaderMatch) -> bool:
+    return match.exact is not None or match.prefix is not None or match.suffix is not None
+
+
+def _text_matches(match: HeaderMatch, value: str) -> bool:
     if match.exact is not None:
         return value == match.exact
     if match.prefix is not None:
         return value.startswith(match.prefix)
-    if match.suffix is not None:
-        return value.endswith(match.suffix)
-    return match.regex is None or re.fullmatch(match.regex, value) is not None
+    return value.endswith(match.suffix or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from meshagent.store.base import Store
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """Which hosts have applied the revision, which have not yet, and what those refuse, by host."""
+    """Which hosts have the revision in force, which have not, and what those refuse, by host."""
 
     applied: tuple[str, ...]
     missing: tuple[str, ...]
@@ -44,10 +45,18 @@ async def wait_applied(store: Store, keys: Keys, revision: int, changed: Collect
 async def _look(store: Store, keys: Keys, revision: int, changed: Collection[Name]) -> Waited:
     reports = await read_reports(store, keys)
     concerned = [report for report in reports if _concerns(changed, report.services, report.upstreams)]
-    applied = tuple(report.host for report in concerned if report.revision >= revision)
     behind = {report.host: report.rejected for report in concerned if report.revision < revision}
-    rejected = {host: found for host, found in behind.items() if found}
-    return Waited(applied, tuple(sorted(behind)), rejected)
+    ahead = {report.host: _refused(changed, report.rejected) for report in concerned if report.host not in behind}
+    refused = {host: found for host, found in (behind | ahead).items() if found}
+    applied = tuple(host for host, found in ahead.items() if not found)
+    return Waited(applied, tuple(sorted(behind | refused)), refused)
+
+
+def _refused(changed: Collection[Name], rejected: dict[str, str]) -> dict[str, str]:
+    """What a proxy refuses that the change may have to do with: resources are named after the services they are for."""
+    names = {name for kind, name in changed if kind != "mesh"}
+    everything = len(names) < len(changed) or "*" in names
+    return {name: why for name, why in rejected.items() if everything or names & set(re.split("[/:]", name))}
 
 
 def _concerns(changed: Collection[Name], services: Collection[str], upstreams: Collection[str]) -> bool:

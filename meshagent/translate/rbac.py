@@ -95,13 +95,13 @@ def _allow(policy: Policy, what: RbacPermission, who: Principal) -> None:
 
 def _after(denied: list[Permission], permission: Permission) -> RbacPermission:
     """What the permission matches and no earlier deny does."""
-    wanted = request_permission(permission.http)
+    wanted = request_permission(permission.http, "allow")
     if not denied:
         return wanted
     both = RbacPermission()
     both.and_rules.rules.append(wanted)
     for other in denied:
-        both.and_rules.rules.add().not_rule.CopyFrom(request_permission(other.http))
+        both.and_rules.rules.add().not_rule.CopyFrom(request_permission(other.http, "deny"))
     return both
 
 

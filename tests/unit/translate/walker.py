@@ -10,6 +10,8 @@ import re
 
 from envoy.extensions.rbac.principals.mtls_authenticated.v3.mtls_authenticated_pb2 import Config as MtlsAuthenticated
 
+JOIN = False  # whether several values of a header are compared as one, joined by commas
+
 
 def allowed(rules, uri_sans, request, path) -> bool:
     """`path` is the normalised path; an ALLOW list lets through what any policy matches."""
@@ -38,22 +40,30 @@ def _permission(permission, request, path) -> bool:
 
 
 def _header(matcher, request) -> bool:
-    value = request.method if matcher.name == ":method" else request.header(matcher.name)
+    values = (request.method,) if matcher.name == ":method" else request.values(matcher.name)
     assert not matcher.invert_match and not matcher.treat_missing_header_as_empty
     if matcher.WhichOneof("header_match_specifier") == "present_match":
-        return (value is not None) == matcher.present_match
+        return bool(values) == matcher.present_match
     assert matcher.WhichOneof("header_match_specifier") == "string_match"
-    return value is not None and _string(matcher.string_match, value)
+    # Envoy 1.40 asks each value by itself, earlier ones joined them: what we generate must mean the same to both.
+    joined = bool(values) and _string(matcher.string_match, ",".join(values))
+    return joined if JOIN else any(_string(matcher.string_match, value) for value in values)
 
 
 def _string(matcher, value) -> bool:
     kind = matcher.WhichOneof("match_pattern")
     if kind == "safe_regex":
-        return re.fullmatch(matcher.safe_regex.regex, value) is not None
+        return re.fullmatch(_python(matcher.safe_regex.regex), value) is not None
     wanted = getattr(matcher, kind)
     if matcher.ignore_case:
         wanted, value = wanted.lower(), value.lower()
-    return {"exact": value == wanted, "prefix": value.startswith(wanted), "suffix": value.endswith(wanted)}[kind]
+    found = {"exact": value == wanted, "prefix": value.startswith(wanted), "suffix": value.endswith(wanted)}
+    return found.get(kind, wanted in value)
+
+
+def _python(pattern) -> str:
+    """RE2's spelling of a character by its number, in Python's."""
+    return re.sub(r"\\x\{([0-9A-F]+)\}", lambda match: f"\\U{int(match[1], 16):08x}", pattern)
 
 
 def _principal(principal, uri_sans) -> bool:
