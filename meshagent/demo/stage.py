@@ -116,7 +116,7 @@ def _start_agent(stage: Stage) -> None:
 
 def _spawn(stage: Stage, kind: str, *words: str) -> subprocess.Popen[bytes]:
     with (stage.directory / f"{kind}.log").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own modules
+        process = subprocess.Popen(
             [sys.executable, "-m", "meshagent.demo.apps", kind, *words],
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -18,12 +18,16 @@ NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
 
 def stated(name, **sources):
-    rows = [IntentionSource(name="*" if source == "anyone" else source, action=action) for source, action in sources.items()]
+    rows = [
+        IntentionSource(name="*" if source == "anyone" else source, action=action) for source, action in sources.items()
+    ]
     return Stated(Intention(name=name, sources=tuple(rows)))
 
 
 def decide(intentions, source, default="deny", protocol="http"):
-    rules = guard("payments", protocol, Mesh(default_action=default), {each.thing.name: each for each in intentions}, NOW)
+    rules = guard(
+        "payments", protocol, Mesh(default_action=default), {each.thing.name: each for each in intentions}, NOW
+    )
     return explain(rules, source).outcome
 
 
@@ -59,9 +63,14 @@ def test_an_expired_intention_is_as_if_it_were_not_there():
 
 
 def test_an_l7_permission_on_a_tcp_service_is_a_deny():
-    source = IntentionSource.model_validate({"name": "web", "permissions": [{"action": "allow", "http": {"methods": ["GET"]}}]})
+    source = IntentionSource.model_validate(
+        {"name": "web", "permissions": [{"action": "allow", "http": {"methods": ["GET"]}}]}
+    )
     intentions = {"payments": Stated(Intention(name="payments", sources=(source,)))}
-    assert explain(guard("payments", "tcp", Mesh(default_action="allow"), intentions, NOW), "web", Request()).outcome == "deny"
+    assert (
+        explain(guard("payments", "tcp", Mesh(default_action="allow"), intentions, NOW), "web", Request()).outcome
+        == "deny"
+    )
 
 
 ACTIONS = st.sampled_from(["allow", "deny"])

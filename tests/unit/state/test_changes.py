@@ -13,9 +13,9 @@ from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.mesh import Mesh
 from meshagent.model.world import Origin, Stated
 from meshagent.state.changes import Author, change, read_documents
+from meshagent.state.fold import Fold
 from meshagent.state.foundation import add_roots, lay_foundation
 from meshagent.state.keys import Interest, Keys
-from meshagent.state.fold import Fold
 from meshagent.state.records import HistoryRecord, Manifest, decode, encode
 from meshagent.store.base import Changes, Put
 from meshagent.store.sqlite import open_sqlite

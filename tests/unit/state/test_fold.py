@@ -77,7 +77,11 @@ def test_an_emptied_store_changes_nothing():
 def test_a_store_that_comes_back_counts_again():
     fold = start()
     fold.add(changes({}, full=True))
-    fold.add(changes({KEYS.manifest: manifest(2), KEYS.mesh: record(MESH), PAYMENTS: record(intention("deny"), 2)}, full=True))
+    fold.add(
+        changes(
+            {KEYS.manifest: manifest(2), KEYS.mesh: record(MESH), PAYMENTS: record(intention("deny"), 2)}, full=True
+        )
+    )
     assert action_of(fold) == "deny" and fold.world.revision == 2
     assert fold.world.instances == {"ledger": ()}
 
@@ -166,7 +170,9 @@ def test_an_instance_that_lies_about_its_key_is_not_called():
 
 def test_an_instance_gone_during_a_gap_is_gone_also_when_the_world_came_from_disk():
     fold = Fold(KEYS, INTEREST, start().world)
-    fold.add(changes({KEYS.manifest: manifest(1), KEYS.mesh: record(MESH), PAYMENTS: record(intention("allow"))}, full=True))
+    fold.add(
+        changes({KEYS.manifest: manifest(1), KEYS.mesh: record(MESH), PAYMENTS: record(intention("allow"))}, full=True)
+    )
     assert fold.world.instances["ledger"] == ()
 
 
@@ -185,7 +191,13 @@ def test_a_change_elsewhere_moves_the_revision_alone():
     assert (fold.world.intentions, fold.world.services) == (before.intentions, before.services)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["intention", "service", "instance", "manifest", "bundle", "mesh"]), st.binary(max_size=40))))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["intention", "service", "instance", "manifest", "bundle", "mesh"]), st.binary(max_size=40)
+        )
+    )
+)
 def test_no_value_ever_ends_the_agent_or_opens_a_denied_pair(values):
     fold = start("deny")
     keys = {
