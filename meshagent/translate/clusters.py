@@ -47,7 +47,9 @@ def app_cluster(inbound: Inbound) -> Cluster:
         if inbound.protocol == "http":
             options.explicit_http_config.http_protocol_options.SetInParent()
         else:
-            options.explicit_http_config.http2_protocol_options.allow_connect = True
+            http2 = options.explicit_http_config.http2_protocol_options
+            http2.allow_connect = True
+            http2.override_stream_error_on_invalid_http_message.value = True
         pack(cluster.typed_extension_protocol_options[_HTTP_OPTIONS], options)
     return cluster
 
@@ -67,6 +69,7 @@ def upstream_cluster(outbound: Outbound, trust_domain: str) -> Cluster:
         options = HttpProtocolOptions()
         http2 = options.explicit_http_config.http2_protocol_options
         http2.allow_connect = True
+        http2.override_stream_error_on_invalid_http_message.value = True  # one bad answer costs no other request
         http2.connection_keepalive.interval.FromSeconds(30)
         http2.connection_keepalive.timeout.FromSeconds(10)
         pack(cluster.typed_extension_protocol_options[_HTTP_OPTIONS], options)

@@ -74,6 +74,8 @@ def safe_retries(policy: RetryPolicy, attempts: int) -> None:
 def _manager(stat_prefix: str, filters: Sequence[HttpFilter]) -> HttpConnectionManager:
     manager = HttpConnectionManager(stat_prefix=stat_prefix, codec_type=HttpConnectionManager.AUTO)
     manager.http2_protocol_options.allow_connect = True  # carries WebSockets
+    # Else one malformed request (`Host: a@b` is enough) ends the HTTP/2 connection, and with it what others have open there.
+    manager.http2_protocol_options.override_stream_error_on_invalid_http_message.value = True
     manager.upgrade_configs.add(upgrade_type="websocket")
     manager.common_http_protocol_options.max_headers_count.value = 100
     manager.request_headers_timeout.FromSeconds(10)
