@@ -31,15 +31,7 @@ class HttpApp:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                length = next(
-                    (
-                        int(line.split(":")[1])
-                        for line in head.split("\r\n")
-                        if line.lower().startswith("content-length:")
-                    ),
-                    0,
-                )
-                body = await reader.readexactly(length) if length else b""
+                body = await _read_body(reader, head)
                 self.seen.append(head)
                 if self.delay or "/slow" in head:
                     await asyncio.sleep(self.delay or SLOW_SECONDS)
@@ -50,6 +42,27 @@ class HttpApp:
                 )
                 await writer.drain()
         writer.close()
+
+
+async def _read_body(reader: asyncio.StreamReader, head: str) -> bytes:
+    """The body of a request: of its length, or of chunks."""
+    for line in head.lower().split("\r\n"):
+        name, _, value = line.partition(":")
+        if name == "content-length":
+            return await reader.readexactly(int(value))
+        if name == "transfer-encoding" and value.strip() == "chunked":
+            return await _read_chunks(reader)
+    return b""
+
+
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    body = b""
+    while size := int(await reader.readline(), 16):
+        body += await reader.readexactly(size)
+        await reader.readline()
+    while (await reader.readline()).strip():
+        pass  # trailers
+    return body
 
 
 class TcpApp:
@@ -128,11 +141,7 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
     if "content-length" in headers:
         body = await reader.readexactly(int(headers["content-length"]))
     elif headers.get("transfer-encoding") == "chunked":
-        body = b""
-        while size := int(await reader.readline(), 16):
-            body += await reader.readexactly(size)
-            await reader.readline()
-        await reader.readline()
+        body = await _read_chunks(reader)
     else:
         body = await reader.read()
     return Answer(int(lines[0].split()[1]), headers, body)

@@ -12,6 +12,7 @@ from pathlib import Path
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -163,8 +164,8 @@ class Peer:
                 return f"refused: {type(error).__name__}"
             try:
                 return await _exchange(reader, writer, headers, body)
-            except (ConnectionError, ssl.SSLError) as error:
-                return f"refused: {type(error).__name__}"
+            except (ConnectionError, ssl.SSLError, h2.exceptions.ProtocolError) as error:
+                return f"refused: {type(error).__name__}"  # the last: an answer after the connection's end was said
             finally:
                 writer.transport.abort()
 
