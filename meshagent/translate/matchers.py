@@ -92,9 +92,9 @@ def _unlike(match: HeaderMatch) -> str:
         return _leaves(match.exact, ".+")
     if match.prefix is not None:
         return _leaves(match.prefix, "")
-    first, *others = match.suffix or " "
-    pattern = f"(?:.*{_other(first)})?"
-    for letter in others:
+    text = match.suffix or " "
+    pattern = f"(?:.*{_other(text[0])})?"
+    for letter in text[1:]:
         pattern = f"(?:(?:.*{_other(letter)})?|{pattern}{_quoted(letter)})"
     return pattern
 
