@@ -16,7 +16,7 @@ from meshagent.demo.commits import Commits
 from meshagent.demo.stage import SERVICES, UPSTREAMS, Said, Stage, finish, staged
 from meshagent.demo.table import Row, closing_table, paragraph, shell
 
-_PATIENCE_SECONDS = 5.0
+_PATIENCE_SECONDS = 10.0
 _LOOK_AGAIN_SECONDS = 0.001
 _WEB = "spiffe://mesh.internal/svc/web"
 _HEALTH = {

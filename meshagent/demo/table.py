@@ -52,8 +52,7 @@ def closing_table(rows: Sequence[Row], seconds: float) -> None:
     table.add_column("ms", justify="right")
     for row in rows:
         mark = Text("ok", "green") if row.right else Text("WRONG", "bold red")
-        took = "" if row.took is None else f"{row.took * 1000:.0f}"
-        table.add_row(mark, Text(row.step), Text(row.expected), Text(row.observed), took)
+        table.add_row(mark, Text(row.step), Text(row.expected), Text(row.observed), _milliseconds(row.took))
     _console.print()
     Console(width=None if watched else _PLAIN_WIDTH).print(table)
     wrong = sum(not row.right for row in rows)
@@ -61,3 +60,9 @@ def closing_table(rows: Sequence[Row], seconds: float) -> None:
         f"\n{len(rows) - wrong} of {len(rows)} right, in {seconds:.1f} s. "
         "ms: from the commit in the store to the first time that it was seen."
     )
+
+
+def _milliseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds * 1000:.0f}" if seconds >= 0.001 else "<1"
