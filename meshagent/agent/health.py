@@ -10,7 +10,7 @@ from typing import Any, Never
 
 from meshagent.errors import NotFound
 from meshagent.host.probes import probe
-from meshagent.host.verdict import Verdict, healthy, judge
+from meshagent.host.verdict import FAILURES_TO_FLIP, Verdict, healthy, judge
 from meshagent.model.service import Check
 
 Place = tuple[str, str]  # service, instance id
@@ -58,7 +58,8 @@ class HealthChecks:
             )
         for index, event in watched.fed.items():
             event.set()
-            self._judge(place, index, passing, output)
+            for _ in range(1 if passing else FAILURES_TO_FLIP):  # the app's own word counts at once
+                self._judge(place, index, passing, output)
 
     def rows(self, place: Place) -> list[dict[str, Any]]:
         """The checks of an instance and what each said last."""
@@ -102,7 +103,7 @@ class HealthChecks:
                     await event.wait()
                 event.clear()
             except TimeoutError:
-                for _ in range(2):  # silence for a whole ttl is no single lost probe
+                for _ in range(FAILURES_TO_FLIP):  # silence for a whole ttl is no single lost probe
                     self._judge(place, index, False, f"nothing was heard for {ttl:g} s")
 
     def _judge(self, place: Place, index: int, passed: bool, output: str) -> None:
