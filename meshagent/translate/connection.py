@@ -68,7 +68,9 @@ def safe_retries(policy: RetryPolicy, attempts: int) -> None:
     policy.retry_back_off.max_interval.FromMilliseconds(100)
     elsewhere = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
     pack(elsewhere.typed_config, PreviousHostsPredicate())
-    policy.host_selection_retry_max_attempts = 3
+    # A dead host fails so fast that it looks the least busy, and the balancer draws it three times in four. With 3 draws
+    # the retries stayed on it, and 8 of 35 failed while another instance was well; with 32 draws 0 of 57 (measured).
+    policy.host_selection_retry_max_attempts = 32
 
 
 def _manager(stat_prefix: str, filters: Sequence[HttpFilter]) -> HttpConnectionManager:
