@@ -174,11 +174,15 @@ async def raw(port: int, data: bytes, wait: float = 1.0) -> bytes:
 
 
 class Load:
-    """Steady requests over keep-alive connections until stopped. `answers` holds (time, status or error name)."""
+    """Steady requests over keep-alive connections until stopped.
+
+    `answers` holds (time, status or error name), `reasons` the texts of answers from 500 up.
+    """
 
     def __init__(self, port: int, connections: int, rate: float) -> None:
         self.port, self.connections, self.rate = port, connections, rate
         self.answers: list[tuple[float, int | str]] = []
+        self.reasons: list[str] = []
         self._tasks: list[asyncio.Task] = []
 
     async def __aenter__(self) -> Load:
@@ -200,6 +204,8 @@ class Load:
             try:
                 answer = await caller.get(timeout=1.0)
                 self.answers.append((began, answer.status))
+                if answer.status >= 500:
+                    self.reasons.append(answer.text)
             except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
                 self.answers.append((began, type(error).__name__))
                 caller.close()
