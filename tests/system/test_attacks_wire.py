@@ -68,7 +68,7 @@ async def test_attack_07_smuggling_every_request_is_judged_and_nothing_hidden_re
         + ADMIN,
     }
     for kind, data in attempts.items():
-        _, reached = await both_ways(shop, data, 0.25)
+        _, reached = await both_ways(shop, data, 0.15)
         assert all(head.split(" ")[1].startswith("/reports") for head in reached), (kind, reached)
         lines = [line for head in reached for line in head.split("\r\n")]
         assert not any(line.startswith(("GET /admin", " ")) for line in lines), (kind, reached)
@@ -250,29 +250,32 @@ async def test_attack_53_no_request_writes_a_second_line_or_field_into_a_log(sho
     log = shop.agent.directory / "data" / "access.log"
     start = log.stat().st_size
     forged = b'x"}\n{"event": "forged"'
-    agent_lines = (
-        b"user-agent: \x1b[2J\x1b[31m" + forged.replace(b"\n", b"\\n"),
-        b'x-request-id: a"}{"status":200,"forged":"\x1b[31m\xff\xfe',
-    )
+    odd = b'x-request-id: a"}{"status":200,"forged":"\\n\\u001b[31m\xff\xfe'  # what HTTP lets through
 
     async def send(data):
         if side == "peer":
-            await shop.web.everything(data, wait=0.1)
+            await shop.web.everything(data, wait=1.0)
         else:
-            await raw(shop.local["web", "payments"], data, 0.1)
+            await raw(shop.local["web", "payments"], data, 1.0)
 
+    sent = []
     for path in NASTY.values():
-        await send(request(f"{path}-{side}".encode(), *agent_lines, b"connection: close", host=b'h"}{"forged":1'))
-        await send(request(f"{path}-{side}".encode(), *agent_lines, b"connection: close"))
+        target = f"{path}-{side}".encode()
+        sent.append(request(target, odd, b"connection: close"))
+        sent.append(request(target, b"connection: close", host=b"h,forged=1"))
+        sent.append(request(target, b"user-agent: \x1b[2J" + forged.replace(b"\n", b""), b"connection: close"))
     for evil in (b"\n", b"\r", b"\x00", b"\x1b[31m", b"\x85", b"\xff", b'"'):
-        await send(request(b"/log-8/" + evil + forged.replace(b"\n", b""), b"connection: close"))
-        await send(request(b"/log-9-" + side.encode(), b"x: a" + evil + b"b", b"connection: close", host=b"h" + evil))
-        await send(request(b"/log-10-" + side.encode(), b"connection: close", method=b"G" + evil + b"ET"))
+        sent.append(request(b"/log-8/" + evil + forged.replace(b"\n", b""), b"connection: close"))
+        sent.append(request(b"/log-9", b"x: a" + evil + b"b", b"connection: close", host=b"h" + evil))
+        sent.append(request(b"/log-10", b"connection: close", method=b"G" + evil + b"ET"))
+    await asyncio.gather(*(send(each) for each in sent))
     last = f"/log-last-{side}"
     await send(request(last.encode(), b"connection: close"))
     await eventually(lambda: last in log.read_text(), 15)
     lines = log.read_bytes()[start:].split(b"\n")
     assert lines.pop() == b"" and len(lines) > 10
+    logged = {number for number in range(1, 8) if f"/log-{number}/".encode() in b"".join(lines)}
+    assert logged == {1, 2, 3, 4, 5, 6, 7}
     wanted = {
         "time",
         "source",
