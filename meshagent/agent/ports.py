@@ -18,5 +18,10 @@ def require_free(address: str, port: int, what: str) -> None:
         except OSError as error:
             raise PortInUse(
                 f"port {port} on {address} cannot be used for {what}: {error.strerror}",
-                next_step=f"see who has it: ss -ltnp 'sport = :{port}'; or choose another port",
+                next_step=who_has(port),
             ) from None
+
+
+def who_has(port: int) -> str:
+    """The next step of somebody whose port is taken."""
+    return f"see who has it: ss -ltnp 'sport = :{port}'; or choose another port"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from meshagent.agent.operations import Operations
+from meshagent.agent.ports import who_has
 from meshagent.envoy.process import EnvoyProcess
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _tcp(host: str, port: int) -> socket.socket | None:
     try:
         opened = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        _log.error("metrics_not_served", address=f"{host}:{port}", problem=error.strerror)
+        _log.error("metrics_not_served", address=f"{host}:{port}", problem=error.strerror, next_step=who_has(port))
         return None
     opened.setblocking(False)
     return opened
