@@ -39,6 +39,7 @@ class Fold:
         self._instances: dict[str, dict[str, Instance]] = defaultdict(dict)
         self._world = last_good
         self._pending: set[str] = set()
+        self._early: set[str] = set()  # records that came before the manifest that makes them count
         self.problems: dict[str, str] = {}
 
     @property
@@ -54,8 +55,9 @@ class Fold:
             return self._world
         before = self._world or World(revision=0, mesh=Mesh())
         touched, self._pending = self._pending, set()
-        if manifest.revision != before.revision:  # a moved manifest makes records count that came earlier
-            touched |= {key for key in self._values if self._keys.parse_document(key)}
+        if manifest.revision != before.revision:
+            touched |= self._early & self._values.keys()
+            self._early.clear()
         if touched - {self._keys.manifest} or manifest.revision != before.revision:
             self._world = self._next(before, manifest.revision, touched)
         return self._world
@@ -148,7 +150,10 @@ class Fold:
                 self.problems[key] = "is missing without having been deleted: its last good version stays in force"
             return last
         try:
-            revised = decode(PolicyRecord, self._values[key]).at(revision)
+            record = decode(PolicyRecord, self._values[key])
+            if record.revision > revision:
+                self._early.add(key)
+            revised = record.at(revision)
             thing = document_of(kind, name, revised) if revised else None
         except UnreadableRecord as error:
             return self._unreadable(key, kind, name, last, str(error))

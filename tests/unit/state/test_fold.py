@@ -211,3 +211,23 @@ def test_no_value_ever_ends_the_agent_or_opens_a_denied_pair(values):
     for kind, value in values:
         fold.add(changes({keys[kind]: value}))
         assert action_of(fold) == "deny" and fold.world.mesh.default_action == "deny"
+
+
+def test_a_record_that_is_early_by_two_revisions_counts_when_its_own_is_reached():
+    fold = start("allow")
+    held = Revised(revision=1, document=intention("allow"))
+    early = encode(PolicyRecord(revision=3, document=intention("deny"), replaces=held))
+    assert action_of(fold) == "allow"
+    fold.add(changes({PAYMENTS: early}))
+    fold.add(changes({KEYS.manifest: manifest(2)}))
+    assert action_of(fold) == "allow"
+    fold.add(changes({KEYS.manifest: manifest(3)}))
+    assert action_of(fold) == "deny"
+
+
+def test_a_moved_manifest_reads_no_record_again_that_already_counts(monkeypatch):
+    fold = start()
+    read = []
+    monkeypatch.setattr(fold, "_policy", lambda key, *_: read.append(key))
+    fold.add(changes({KEYS.manifest: manifest(2)}))
+    assert read == []
