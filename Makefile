@@ -11,7 +11,7 @@ export MESHAGENT_REQUIRE_SERVERS := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check formatted lint types floors sizes format test unit conformance system bench demo docs lock clean
+.PHONY: help setup check formatted lint types floors sizes format servers test unit conformance system bench demo docs lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,15 +43,18 @@ format: $(READY) ## write the format, and fix what ruff can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+servers: ## Consul and etcd for the tests, from Debian's packages into .servers/
+	@scripts/servers
+
 test: unit conformance system ## all tests
 
 unit: $(READY) ## without network, seconds
 	$(PYTEST) tests/unit $(wildcard tests/golden tests/corpus)
 
-conformance: $(READY) ## every store and CA against its protocol's suite
+conformance: $(READY) servers ## every store and CA against its protocol's suite
 	$(PYTEST) tests/conformance
 
-system: $(READY) ## whole agents with real Envoys
+system: $(READY) servers ## whole agents with real Envoys
 	$(PYTEST) tests/system
 
 bench: $(READY) ## the benchmarks (installs wrk and nginx with apt-get where they are missing; BENCH=propagation for one)

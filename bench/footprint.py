@@ -38,12 +38,13 @@ async def run() -> dict:
             await _started(first, local)
             await asyncio.sleep(2)
             result["agent RSS, MB"] = _memory(first.process.pid, "VmRSS")
+            result["agent PSS, MB"] = _shared_out(first.process.pid)
             first.status()
             await asyncio.sleep(1)
             result["agent RSS after the API was used, MB"] = _memory(first.process.pid, "VmRSS")
             envoy = first.envoy_pid()
             result["Envoy RSS, MB"] = _memory(envoy, "VmRSS")
-            result["Envoy private, MB"] = _private(envoy)
+            result["Envoy PSS, MB"] = _shared_out(envoy)
             result["agent idle CPU, %"] = await _idle(first.process.pid)
     for name, value in result.items():
         print(
@@ -78,9 +79,10 @@ def _memory(pid: int, name: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def _private(pid: int) -> float:
+def _shared_out(pid: int) -> float:
+    """PSS: what others map too is counted by their number."""
     rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(row.split()[1]) for row in rows if row.startswith("Private_")) / 1024
+    return next(int(row.split()[1]) for row in rows if row.startswith("Pss:")) / 1024
 
 
 async def _idle(pid: int) -> float:

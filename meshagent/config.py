@@ -72,6 +72,14 @@ class AgentConfig(Model):
     """Everything an agent is told. Every key is optional."""
 
     store: str = Field(default="", description="Where the mesh is kept. Default: sqlite://<data_dir>/mesh.db.")
+    store_token_file: Path | None = Field(default=None, description="File (0600) with Consul's ACL token.")
+    store_username: str = Field(default="", description="etcd's user name.")
+    store_password_file: Path | None = Field(default=None, description="File (0600) with the password of that user.")
+    store_ca_file: Path | None = Field(
+        default=None, description="PEM roots that the store's certificate must chain to."
+    )
+    store_cert_file: Path | None = Field(default=None, description="PEM certificate chain that is shown to the store.")
+    store_key_file: Path | None = Field(default=None, description="File (0600) with the key of that certificate.")
     host: HostConfig = Field(default=HostConfig(), description="This machine.")
     data_dir: Path = Field(default=Path(), description="State of this agent; one agent a directory.")
     runtime_dir: Path = Field(default=Path(), description="Sockets between agent and Envoy.")

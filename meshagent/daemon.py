@@ -41,7 +41,7 @@ from meshagent.model.world import World
 from meshagent.policy.resolve import Host, resolve
 from meshagent.private import locked, private_dir
 from meshagent.state.keys import Keys
-from meshagent.store import open_store
+from meshagent.state.reach import open_configured
 from meshagent.store.lazy import LazyStore
 from meshagent.telemetry.log import set_up_log
 from meshagent.translate.settings import Settings
@@ -78,7 +78,7 @@ class Daemon:
         self._last_good, self._cuts = _last_good(data / "snapshot.json")
         self._retired: asyncio.Queue[Place] = asyncio.Queue()
         self._authority = cache(self._open_authority)
-        self.store = LazyStore(lambda: open_store(config.store))
+        self.store = LazyStore(lambda: open_configured(config))
         self.keys = Keys()
         cache_ = Cache()
         self.xds = XdsServer(cache_)

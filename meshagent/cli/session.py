@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from meshagent.api.client import AgentClient
     from meshagent.cli.mesh import OpenMesh
     from meshagent.config import AgentConfig
+    from meshagent.store.base import Store
 
 SYSTEM_SOCKET = Path("/run/meshagent/agent.sock")
 _TIMEOUT = timedelta(seconds=10)
@@ -60,11 +61,10 @@ class Session:
         quiet_log()
         from meshagent.cli.mesh import OpenMesh
         from meshagent.state.keys import Keys
-        from meshagent.store import open_store
 
         url = self.store_url()
         _require_file(url)
-        store = await open_store(url)
+        store = await self._open(url)
         try:
             yield OpenMesh(store, Keys(), shown(url))
         finally:
@@ -75,6 +75,16 @@ class Session:
         from meshagent.api.client import AgentClient
 
         return AgentClient(self.api or os.environ.get("MESHAGENT_API") or self._default_api())
+
+    async def _open(self, url: str) -> Store:
+        """The store, with what the configuration says of us; a file asks for nothing."""
+        if url.startswith("sqlite:"):
+            from meshagent.store import open_store
+
+            return await open_store(url)
+        from meshagent.state.reach import open_configured
+
+        return await open_configured(self._configured(), url)
 
     def store_url(self) -> str:
         """The store's URL."""

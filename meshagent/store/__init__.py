@@ -11,16 +11,17 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from meshagent.errors import UsageProblem
+from meshagent.store.access import Access
 from meshagent.store.base import Store
 
-# URL scheme -> "module:opener"; the opener takes the whole URL. A module is imported when chosen: some clients are big.
+# URL scheme -> "module:opener"; the opener takes the URL and an Access. Imported when chosen: some clients are big.
 STORES: dict[str, str] = {
     "sqlite": "meshagent.store.sqlite:open_url",
 }
 
 
-async def open_store(url: str) -> Store:
-    """The store at the URL, open and usable. The caller closes it.
+async def open_store(url: str, access: Access | None = None) -> Store:
+    """The store at the URL, open and usable. The caller closes it. `access`: who we are to a server.
 
     Raises UsageProblem for a URL that names no store, StoreUnavailable and StoreDenied as the store's own opener does.
     """
@@ -31,5 +32,5 @@ async def open_store(url: str) -> Store:
             f"No store is called {urlsplit(url).scheme or url!r}.", next_step=f"Use a URL that begins with {known}."
         )
     module, _, opener = STORES[scheme].partition(":")
-    opens = cast("Callable[[str], Awaitable[Store]]", getattr(importlib.import_module(module), opener))
-    return await opens(url)
+    opens = cast("Callable[[str, Access], Awaitable[Store]]", getattr(importlib.import_module(module), opener))
+    return await opens(url, access or Access())

@@ -23,6 +23,7 @@ import structlog
 
 from meshagent.errors import LeaseLost, MeshError, StoreDenied, StoreUnavailable, UsageProblem
 from meshagent.store import sqlite_tables as tables
+from meshagent.store.access import Access
 from meshagent.store.base import Changes, Operation, Scope, Snapshot, StoreHealth, check_operations
 from meshagent.store.sqlite_link import Link
 
@@ -41,7 +42,7 @@ _SHORTEST_PAUSE = 0.005
 _LOST = -1
 
 
-async def open_url(url: str) -> SqliteStore:
+async def open_url(url: str, access: Access) -> SqliteStore:  # noqa: ARG001 - a file has owners and modes
     """The store at `sqlite:///absolute/path.db`. Raises UsageProblem, StoreUnavailable and StoreDenied."""
     parts = urlsplit(url)
     path = re.sub("^/+", "/", unquote(parts.path))  # sqlite:////x is often written for sqlite:///x

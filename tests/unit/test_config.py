@@ -107,8 +107,8 @@ def test_flags_win_over_environment_over_file_over_defaults():
 def test_every_key_has_a_variable_and_a_description():
     assert [variable(key) for key in setting_keys()][:3] == [
         "MESHAGENT_STORE",
-        "MESHAGENT_HOST_NAME",
-        "MESHAGENT_HOST_ADDRESS",
+        "MESHAGENT_STORE_TOKEN_FILE",
+        "MESHAGENT_STORE_USERNAME",
     ]
     values = {
         "store": "sqlite:///x",
