@@ -125,4 +125,4 @@ def _route_to_app(routes: RouteConfiguration, inbound: Inbound) -> None:
     route.match.prefix = "/"
     route.route.cluster = app_cluster_name(inbound)
     route.route.timeout.SetInParent()  # 0: streams live as long as they like
-    safe_retries(route.route.retry_policy, 1)
+    safe_retries(route.route.retry_policy, 1, elsewhere=False)

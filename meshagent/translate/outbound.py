@@ -55,5 +55,5 @@ def outbound_routes(outbound: Outbound) -> RouteConfiguration | None:
     route.match.prefix = "/"
     route.route.cluster = upstream_name(outbound)
     route.route.timeout.SetInParent()  # 0: a caller's own timeout decides; streams live as long as they like
-    safe_retries(route.route.retry_policy, 2)
+    safe_retries(route.route.retry_policy, 2, elsewhere=True)
     return routes
