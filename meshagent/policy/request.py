@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_ESCAPED_SLASH = re.compile(r"%2f|%5c|%00", re.IGNORECASE)
+_ESCAPED_SLASH = re.compile(r"%2f|%5c", re.IGNORECASE)
 _UNRESERVED = re.compile(r"%(2d|2e|3[0-9]|4[1-9a-f]|5[0-9a]|5f|6[1-9a-f]|7[0-9a]|7e)", re.IGNORECASE)
 
 _DOTS_WITH_PARAMETERS = re.compile(
@@ -48,8 +48,10 @@ def judged_path(raw: str) -> str | Malformed:
     if any(not 0x21 <= ord(character) <= 0x7E for character in raw):
         return Malformed("a character in the path that must be percent-encoded")
     if _ESCAPED_SLASH.search(path):
-        return Malformed("an escaped slash or NUL in the path")
-    path = "/".join(_DOTS_WITH_PARAMETERS.sub(r"\1", segment) for segment in path.replace("\\", "/").split("/"))
+        return Malformed("an escaped slash in the path")
+    path = "/".join(_DOTS_WITH_PARAMETERS.sub(r"\1", segment) for segment in path.split("/")).replace("\\", "/")
+    if "%00" in path:  # the parameters of a dot segment, which are dropped, may hold one
+        return Malformed("an escaped NUL in the path")
     path = _UNRESERVED.sub(lambda match: chr(int(match[1], 16)), path)
     path = _ENCODED.sub(lambda match: f"%{ord(match[0]):02X}", path)
     return re.sub(r"/{2,}", "/", _without_dots(path))

@@ -67,6 +67,7 @@ PATHS = [
     "/x/..;/admin", "/;/admin", "/ADMIN", "/%2fadmin", "/x/..%2fadmin", "/%00/admin", "/reports/2026", "/reports/2026/q1",
     "/reports/26", "/reports/2026x", "/open", "/OPEN/x", "/opened", "/money", "/money/in", "/moneyx", "/in", "/env",
     "/a?x=/admin", "/a|b", "/x/.%2e/admin", "/reports/2026/../../admin",
+    "/.;%00/admin", "/..;%00", "/a;%00", "/x\\..;a/jobs", "/x/..;a\\jobs", "/x/..;a/jobs", "/.;%2f/x",
 ]  # fmt: skip
 SEGMENTS = [
     "a", "admin", "reports", "2026", "..", ".", "", "%2e%2e", ".%2E", "..;x", ";", "jobs", "Open", "money", "%41", "%2f",
