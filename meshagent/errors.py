@@ -8,6 +8,7 @@ MeshError
 ├── StoreUnavailable      wait and retry                                            exit 4
 ├── StoreDenied           a right is missing: tell the person                       exit 4
 ├── LeaseLost             the store forgot the lease: make a new one                exit 1
+├── MeshExists            the store holds a mesh already                            exit 1
 ├── AgentUnreachable      no agent answers on the socket                            exit 4
 ├── EnvoyMissing / EnvoyTooOld / EnvoyFailed                                        exit 1
 ├── PortInUse / DataDirInUse / DataDirUnusable / UnsafeFile                         exit 1
@@ -100,6 +101,12 @@ class LeaseLost(MeshError):
     """The lease is gone, and every key that was bound to it."""
 
     code = "E204"
+
+
+class MeshExists(MeshError):
+    """The store holds a mesh already."""
+
+    code = "E205"
 
 
 class AgentUnreachable(MeshError):

@@ -54,8 +54,8 @@ class Session:
         return (self.timeout or _TIMEOUT).total_seconds()
 
     @asynccontextmanager
-    async def mesh(self) -> AsyncIterator[OpenMesh]:
-        """The mesh in its store. Raises UsageProblem, StoreUnavailable and StoreDenied."""
+    async def mesh(self, *, make: bool = False) -> AsyncIterator[OpenMesh]:
+        """The mesh in its store, which `make` may create. Raises UsageProblem, StoreUnavailable and StoreDenied."""
         from meshagent.cli.logs import quiet_log
 
         quiet_log()
@@ -63,7 +63,8 @@ class Session:
         from meshagent.state.keys import Keys
 
         url = self.store_url()
-        _require_file(url)
+        if not make:
+            _require_file(url)
         store = await self._open(url)
         try:
             yield OpenMesh(store, Keys(), shown(url))
@@ -84,11 +85,11 @@ class Session:
             return await open_store(url)
         from meshagent.state.reach import open_configured
 
-        return await open_configured(self._configured(), url)
+        return await open_configured(self.configured(), url)
 
     def store_url(self) -> str:
         """The store's URL."""
-        return self.store or os.environ.get("MESHAGENT_STORE") or self._configured().store
+        return self.store or os.environ.get("MESHAGENT_STORE") or self.configured().store
 
     @property
     def config_file(self) -> Path | None:
@@ -96,7 +97,8 @@ class Session:
         named = os.environ.get("MESHAGENT_CONFIG")
         return self.config or (Path(named) if named else None)
 
-    def _configured(self) -> AgentConfig:
+    def configured(self) -> AgentConfig:
+        """The configuration of this machine. Raises InvalidDocument and UsageProblem."""
         from meshagent.config import load_config
 
         return load_config(
@@ -105,7 +107,7 @@ class Session:
 
     def _default_api(self) -> str:
         """This user's own agent, else that of the machine."""
-        configured = self._configured().api_socket
+        configured = self.configured().api_socket
         return str(configured if configured.exists() or not SYSTEM_SOCKET.exists() else SYSTEM_SOCKET)
 
 

@@ -39,7 +39,19 @@ def process(env, *args, **options):
 def test_help_lists_every_command_in_the_order_of_need(commands):
     lines = commands.run("--help").stdout.partition("Commands:")[2].split("\n")
     names = [line.split()[0] for line in lines if line.strip()]
-    assert names == ["demo", "agent", "up", "down", "services", "intention", "policy", "explain", "status", "proxy"]
+    assert names == [
+        "demo",
+        "init",
+        "agent",
+        "up",
+        "down",
+        "services",
+        "intention",
+        "policy",
+        "explain",
+        "status",
+        "proxy",
+    ]
 
 
 def imported(env, args, names):
