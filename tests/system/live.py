@@ -17,14 +17,19 @@ import sys
 import tempfile
 import time
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from meshagent.ca.builtin import open_builtin
 from meshagent.model.kinds import KINDS
+from meshagent.model.mesh import Mesh
 from meshagent.model.world import Origin, Stated
 from meshagent.state.changes import Author, change
+from meshagent.state.foundation import lay_foundation
 from meshagent.state.keys import Keys
-from meshagent.store.sqlite import open_sqlite
+from meshagent.store import open_store
+from meshagent.store.access import Access
 
 KEYS = Keys()
 TRUST_DOMAIN = "mesh.internal"
@@ -64,7 +69,7 @@ class Agent:
         """Start it and wait until it answers and its Envoy is connected."""
         self.directory.mkdir(exist_ok=True)
         arguments = {
-            "store": f"sqlite://{self.mesh.store_path}",
+            "store": self.mesh.url,
             "data-dir": self.directory / "data",
             "services-dir": self.directory / "services.d",
             "host-name": self.name,
@@ -77,9 +82,10 @@ class Agent:
         environment = {**os.environ, "MESHAGENT_RUNTIME_DIR": str(self.directory / "run"), "MESHAGENT_CA_PATH": ""}
         environment.pop("MESHAGENT_CA_PATH")
         config = self.directory / "agent.yaml"
+        told = {key: value for key, value in asdict(self.mesh.access).items() if value}
         config.write_text(
             f"ca: {{provider: builtin, path: {self.mesh.directory}/ca, ttl: {self.mesh.ttl}}}\n"
-            f"envoy: {{drain: {self.mesh.drain}}}\n"
+            f"envoy: {{drain: {self.mesh.drain}}}\n" + "".join(f"store_{key}: {value}\n" for key, value in told.items())
         )
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
@@ -203,9 +209,11 @@ class UnixConnection(http.client.HTTPConnection):
 class LiveMesh:
     """A store, a CA directory and any number of agents on this machine."""
 
-    def __init__(self, directory: Path, ttl: str) -> None:
+    def __init__(self, directory: Path, ttl: str, url: str = "", access: Access | None = None) -> None:
         self.directory = directory
         self.store_path = directory / "mesh.db"
+        self.url = url or f"sqlite://{self.store_path}"
+        self.access = access or Access()
         self.ttl = ttl
         self.drain = "3s"
         self.agents: list[Agent] = []
@@ -217,8 +225,14 @@ class LiveMesh:
         self.agents.append(agent)
         await agent.start()
         if self.store is None:
-            self.store = await open_sqlite(self.store_path)
+            self.store = await open_store(self.url, self.access)
         return agent
+
+    async def found(self) -> None:
+        """Set the mesh up in a store that no agent sets up by itself."""
+        self.store = await open_store(self.url, self.access)
+        authority = open_builtin(self.directory / "ca", TRUST_DOMAIN, clock=lambda: datetime.now(UTC))
+        await lay_foundation(self.store, KEYS, Mesh(), await authority.bundle(), Author("test", datetime.now(UTC)))
 
     async def apply(self, *documents: dict) -> int:
         """Put documents (plain data) in force by the store's API. Returns the revision."""
@@ -255,11 +269,16 @@ class LiveMesh:
 
 
 @asynccontextmanager
-async def live_mesh(ttl: str = "1h"):
-    """A mesh in a directory of its own. When the test fails, its logs stay under test-artifacts/."""
+async def live_mesh(ttl: str = "1h", url: str = "", access: Access | None = None):
+    """A mesh in a directory of its own, in the store at `url` (an SQLite file of its own unless told).
+
+    When the test fails, its logs stay under test-artifacts/.
+    """
     directory = Path(tempfile.mkdtemp(prefix="mesh-"))
-    mesh = LiveMesh(directory, ttl)
+    mesh = LiveMesh(directory, ttl, url, access)
     try:
+        if url:
+            await mesh.found()
         yield mesh
     except BaseException:
         keep_evidence(mesh)
