@@ -11,7 +11,7 @@ from typing import Literal
 import structlog
 
 from meshagent.agent.ports import require_free
-from meshagent.errors import MeshError, NotFound, PortInUse, UsageProblem
+from meshagent.errors import DataDirUnusable, MeshError, NotFound, PortInUse, UsageProblem
 from meshagent.model.service import ServiceDefinition
 from meshagent.model.world import Local, World
 from meshagent.private import read_private, write_private
@@ -48,6 +48,7 @@ class Roster:
         self._inbound_port = inbound_port
         self._changed = changed
         self._registered: dict[Place, Registered] = {}
+        self._kept = b""  # what the file holds
 
     @property
     def registered(self) -> Mapping[Place, Registered]:
@@ -64,23 +65,20 @@ class Roster:
         services = frozenset(definition.name for definition in definitions)
         return Interest(services, frozenset(up.service for each in definitions for up in each.upstreams))
 
-    def add(self, definition: ServiceDefinition, source: Source, mtls_port: int = 0) -> Registered:
-        """Register or change an instance. Raises PortInUse, UsageProblem; then nothing has changed."""
+    def add(self, definition: ServiceDefinition, source: Source) -> Registered:
+        """Register or change an instance. Raises PortInUse, UsageProblem, DataDirUnusable; then nothing has changed."""
         place = (definition.name, definition.instance_id)
         held = self._registered.get(place)
         self._refuse_shared_ports(definition, place)
         for upstream in definition.upstreams:
             known = held.definition.upstreams if held else ()
-            if (
-                upstream.local_port
-                and upstream.local_port not in (other.local_port for other in known)
-                and not mtls_port
-            ):
+            if upstream.local_port and upstream.local_port not in (other.local_port for other in known):
                 require_free("127.0.0.1", upstream.local_port, f"upstream {upstream.service} of {definition.name}")
-        port = mtls_port or (held.mtls_port if held else self._free_port(definition))
+        port = held.mtls_port if held else self._free_port(definition)
         healthy = held.healthy if held and held.definition.checks == definition.checks else not definition.checks
-        self._registered[place] = Registered(definition, port, source, healthy)
-        self._save()
+        new = Registered(definition, port, source, healthy)
+        self._save({**self._registered, place: new})
+        self._registered[place] = new
         self._changed()
         return self._registered[place]
 
@@ -98,9 +96,12 @@ class Roster:
         self._changed()
 
     def remove(self, place: Place) -> None:
-        """Forget it."""
+        """Forget it. When the disk does not take that, it is gone until the agent starts again, and that is logged."""
         if self._registered.pop(place, None):
-            self._save()
+            try:
+                self._save(self._registered)
+            except DataDirUnusable as error:
+                _log.error("roster_not_written", path=str(self._path), problem=str(error))
             self._changed()
 
     def find(self, service: str, instance_id: str | None = None) -> Registered:
@@ -119,7 +120,8 @@ class Roster:
     def load(self) -> None:
         """Take in what an earlier agent kept. A file that cannot be read is reported and left out."""
         try:
-            rows = json.loads(read_private(self._path))["services"]
+            kept_bytes = read_private(self._path)
+            rows = json.loads(kept_bytes)["services"]
             kept = [
                 (ServiceDefinition.model_validate(row["definition"]), int(row["mtls_port"]), row["source"])
                 for row in rows
@@ -129,15 +131,22 @@ class Roster:
         except (MeshError, ValueError, KeyError, TypeError) as error:
             _log.warning("roster_unreadable", path=str(self._path), problem=str(error))
             return
+        self._kept = kept_bytes
         for definition, port, source in kept:
-            self.add(definition, source, port)
+            each = Registered(definition, port, source, not definition.checks)
+            self._registered[each.place] = each
+        self._changed()
 
-    def _save(self) -> None:
+    def _save(self, registered: Mapping[Place, Registered]) -> None:
+        """Write what differs from the file. Raises DataDirUnusable; then the file is as it was."""
         rows = [
             {"definition": each.definition.model_dump(mode="json"), "mtls_port": each.mtls_port, "source": each.source}
-            for _, each in sorted(self._registered.items())
+            for _, each in sorted(registered.items())
         ]
-        write_private(self._path, json.dumps({"v": 1, "services": rows}).encode())
+        data = json.dumps({"v": 1, "services": rows}).encode()
+        if data != self._kept:
+            write_private(self._path, data)
+            self._kept = data
 
     def _refuse_shared_ports(self, definition: ServiceDefinition, place: Place) -> None:
         """Two services cannot listen on one local port for their upstreams: the port is what tells them apart."""

@@ -157,6 +157,9 @@ class Fold:
             thing = document_of(kind, name, revised) if revised else None
         except UnreadableRecord as error:
             return self._unreadable(key, kind, name, last, str(error))
+        if revised is None and last:
+            self.problems[key] = "denies that there was something before it: the last good version stays in force"
+            return last
         self.problems.pop(key, None)
         if thing is None or revised is None:
             return None

@@ -140,10 +140,10 @@ def decode(record: type[Record], value: bytes) -> Record:
         raise UnreadableRecord("is not JSON that can be read: it is nested too deeply") from None
     if not isinstance(data, dict):
         raise UnreadableRecord("is not a JSON object")
-    if data.get("v") != 1:
+    if type(data.get("v")) is not int or data["v"] != 1:  # true == 1
         raise UnreadableRecord(f"has version {data.get('v')!r}; this agent reads version 1")
     try:
-        return record.model_validate(data)
+        return record.model_validate_json(value, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -155,7 +155,7 @@ def document_of(kind: str, name: str, revised: Revised) -> Document | None:
     if revised.document is None:
         return None
     try:
-        document = KINDS[kind].model_validate(revised.document)
+        document = KINDS[kind].model_validate_json(json.dumps(revised.document), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise UnreadableRecord(f"document {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None

@@ -7,7 +7,7 @@ import json
 import signal
 import socket
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 import pytest
 import websockets
@@ -16,35 +16,7 @@ from meshagent.store.sqlite import open_sqlite
 from tests.system import apps
 from tests.system.apps import Caller, HttpApp, Load, get
 from tests.system.live import eventually, free_port, live_mesh
-
-RATE = 200
-
-
-class Shop:
-    """payments, web that may call it and orders that may not."""
-
-    def __init__(self, mesh, agent, app, web, orders):
-        self.mesh, self.agent, self.app, self.web, self.orders = mesh, agent, app, web, orders
-
-
-@asynccontextmanager
-async def shop(drain="3s"):
-    """The shop on one host, with orders' calls, which are denied, all the while."""
-    async with live_mesh() as mesh:
-        mesh.drain = drain
-        agent = await mesh.agent()
-        app, web, orders = free_port(), free_port(), free_port()
-        async with HttpApp(app, "payments") as payments:
-            await agent.up(name="payments", port=app, protocol="http")
-            for name, local in (("web", web), ("orders", orders)):
-                upstreams = [{"service": "payments", "local_port": local}]
-                await agent.up(name=name, port=free_port(), protocol="http", upstreams=upstreams)
-            await mesh.applied(await mesh.intend("payments", web="allow", orders="deny"))
-            async with Load(orders, 1, 10) as denied:
-                yield Shop(mesh, agent, payments, web, orders)
-                await until_status(orders, 403)
-            assert not [status for _, status in denied.answers if isinstance(status, int) and status < 300]
-            assert denied.answers
+from tests.system.shop import RATE, shop, stop_all, two_hosts, until_status
 
 
 async def test_fault_r8_agent_killed_and_restarted_under_load_fails_nothing_and_re_sends_nothing():
@@ -89,23 +61,6 @@ async def test_fault_r10_the_envoy_of_one_of_two_hosts_is_killed_and_callers_los
         assert set(load.failed()) <= {503} and len(load.failed()) == len(load.reasons) <= 3 * 4
 
 
-@asynccontextmanager
-async def two_hosts(it):
-    """Another instance of payments on another host."""
-    second = await it.mesh.agent("vm-2")
-    port = free_port()
-    async with HttpApp(port, "second") as other:
-        await second.up(name="payments", port=port, protocol="http")
-        yield second, other
-
-
-async def stop_all(agent):
-    """Agent and Envoy both die at once."""
-    await agent.kill()
-    agent.end_envoy(signal.SIGKILL)
-    await eventually(lambda: agent.envoy_pid() == 0, 5)
-
-
 async def test_fault_r21_without_the_store_agent_and_envoy_come_back_from_the_snapshot():
     async with shop() as it:
         await asyncio.sleep(0.3)
@@ -147,18 +102,6 @@ def is_whole(data):
         return bool(json.loads(data)["checksum"])
     except (ValueError, KeyError):
         return False
-
-
-async def until_status(port, wanted, wait=10.0):
-    until = time.monotonic() + wait
-    while True:
-        try:
-            if (await get(port)).status == wanted:
-                return
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        assert time.monotonic() < until
-        await asyncio.sleep(0.02)
 
 
 def damaged(data, damage):

@@ -231,3 +231,22 @@ def test_a_moved_manifest_reads_no_record_again_that_already_counts(monkeypatch)
     monkeypatch.setattr(fold, "_policy", lambda key, *_: read.append(key))
     fold.add(changes({KEYS.manifest: manifest(2)}))
     assert read == []
+
+
+def test_a_record_of_the_future_that_denies_what_is_in_force_changes_nothing():
+    fold = start("deny")
+    fold.add(changes({PAYMENTS: record(None, revision=10**9)}))
+    assert action_of(fold) == "deny"
+    assert "denies that there was something" in fold.problems[PAYMENTS]
+    fold.add(changes({PAYMENTS: record(intention("allow"))}))
+    assert action_of(fold) == "allow"
+    assert not fold.problems
+
+
+def test_what_is_nearly_a_number_is_not_one():
+    whole = json.loads(record(intention("allow")))
+    for wrong in ({"v": True}, {"revision": True}, {"revision": 1.0}, {"revision": "1"}):
+        fold = start("deny")
+        fold.add(changes({PAYMENTS: json.dumps(whole | wrong).encode()}))
+        assert action_of(fold) == "deny", wrong
+        assert PAYMENTS in fold.problems
