@@ -36,6 +36,7 @@ _COMMANDS = {
     "policy": Lazy("meshagent.cli.policy:policy", "Policy documents: apply, validate, get, delete."),
     "explain": Lazy("meshagent.cli.explain:explain", "Why a call is allowed or refused, and where it would go."),
     "status": Lazy("meshagent.cli.status:status", "The mesh and this host's agent at a glance."),
+    "doctor": Lazy("meshagent.cli.doctor:doctor", "What is wrong, and the next step."),
     "proxy": Lazy("meshagent.cli.proxy:proxy", "This host's Envoy: status, config, stats."),
 }
 

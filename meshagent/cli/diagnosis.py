@@ -1,0 +1,124 @@
+"""What is wrong with a mesh and a host, and the next step for each. Pure: facts in, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from meshagent.errors import MeshError
+from meshagent.state.records import ReportRecord
+from meshagent.store.base import StoreHealth
+
+_SKEW = timedelta(minutes=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `about` says what; `next_step` is empty when it is well."""
+
+    about: str
+    state: Literal["ok", "warning", "bad"]
+    what: str
+    next_step: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What could be learnt. `unreadable` and `refused` say what the store holds or refuses, by name; `at` is now."""
+
+    at: datetime
+    store: StoreHealth | None = None
+    store_error: MeshError | None = None
+    mesh: str = ""
+    revision: int = 0
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    reports: Sequence[ReportRecord] = ()
+    agent: Mapping[str, Any] | None = None
+    agent_error: MeshError | None = None
+
+
+def diagnose(facts: Facts) -> tuple[Finding, ...]:
+    """Every finding, in the order in which things depend on each other."""
+    return (*_store(facts), *_rights(facts), *_policy(facts), *_agent(facts), *_fleet(facts))
+
+
+def _store(facts: Facts) -> Iterator[Finding]:
+    if facts.store_error:
+        yield Finding("store", "bad", facts.store_error.message, facts.store_error.next_step)
+        return
+    if facts.store is None:
+        return
+    for problem in facts.store.problems:
+        yield Finding("store", "warning" if facts.store.ok else "bad", problem, "see the words of the problem itself")
+    if facts.store.ok and not facts.store.problems:
+        yield Finding("store", "ok", f"answers ({facts.store.version})")
+
+
+def _rights(facts: Facts) -> Iterator[Finding]:
+    for what, problem in sorted(facts.refused.items()):
+        yield Finding("rights", "bad", f"{what}: {problem}", "give what `meshagent store policy` prints")
+
+
+def _policy(facts: Facts) -> Iterator[Finding]:
+    if facts.mesh:
+        yield Finding("mesh", "ok", f"{facts.mesh}, revision {facts.revision}")
+    for name, problem in sorted(facts.unreadable.items()):
+        step = "apply the document again: meshagent policy apply -f FILE"
+        yield Finding("policy", "bad", f"the record of {name} cannot be read: {problem}", step)
+
+
+def _agent(facts: Facts) -> Iterator[Finding]:
+    if facts.agent_error:
+        yield Finding("agent", "bad", facts.agent_error.message, facts.agent_error.next_step)
+    agent = facts.agent
+    if agent is None:
+        return
+    envoy = agent.get("envoy", {})
+    if envoy.get("ready"):
+        yield Finding("envoy", "ok", f"{agent.get('envoy_version')} is ready and follows the agent")
+    else:
+        yield Finding("envoy", "bad", "is not connected to the agent", "look at envoy.log in the agent's data_dir")
+    if not agent.get("store_ok"):
+        since = agent.get("stale_since")
+        yield Finding("agent", "bad", f"has not heard from its store since {since}", "check the store from that host")
+    if facts.revision and agent.get("applied_revision", 0) < facts.revision:
+        behind = f"applies revision {agent.get('applied_revision')}, the store has {facts.revision}"
+        yield Finding("agent", "warning", behind, "try again in a second; then: meshagent proxy status")
+    for key, problem in sorted(agent.get("problems", {}).items()):
+        yield Finding("agent", "bad", f"{key}: {problem}", "mend what is named; until then the last good one holds")
+    for name, problem in sorted(agent.get("rejected", {}).items()):
+        yield Finding("envoy", "bad", f"rejects {name}: {problem}", "meshagent proxy status")
+    yield from _svids(
+        "this host", {name: svid["expires_at"] for name, svid in agent.get("svids", {}).items()}, facts.at
+    )
+
+
+def _svids(where: str, ends: Mapping[str, str | datetime], at: datetime) -> Iterator[Finding]:
+    for service, end in sorted(ends.items()):
+        until = datetime.fromisoformat(end) if isinstance(end, str) else end
+        if until <= at:
+            step = "see svid_not_renewed in the agent's log"
+            yield Finding("identity", "bad", f"{where}: the certificate of {service} ended at {end}", step)
+
+
+def _fleet(facts: Facts) -> Iterator[Finding]:
+    for report in facts.reports:
+        name = f"host {report.host}"
+        for problem in report.problems:
+            yield Finding(name, "bad", problem, f"on {report.host}: meshagent doctor")
+        for resource, problem in sorted(report.rejected.items()):
+            yield Finding(name, "bad", f"its Envoy rejects {resource}: {problem}", "meshagent proxy status there")
+        if report.at > facts.at + _SKEW:
+            ahead = int((report.at - facts.at).total_seconds())
+            step = "set both clocks (NTP): expires_at and certificates are judged by them"
+            yield Finding(name, "warning", f"its clock is {ahead} s ahead of this one", step)
+        yield from _svids(name, report.svids, facts.at)
+    versions = sorted({report.agent_version for report in facts.reports})
+    if len(versions) > 1:
+        step = "finish the upgrade before using what only the newer one knows"
+        yield Finding("fleet", "warning", f"agents of several versions: {', '.join(versions)}", step)
+    if facts.reports and not any(report.problems or report.rejected for report in facts.reports):
+        yield Finding("fleet", "ok", f"{len(facts.reports)} hosts report, none with a problem")

@@ -1,0 +1,81 @@
+"""`meshagent doctor`: what is wrong, and the next step."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, replace
+from typing import Any
+
+import click
+
+from meshagent.cli.diagnosis import Facts, diagnose
+from meshagent.cli.mesh import OpenMesh, now_utc
+from meshagent.cli.options import awaited, mesh_options
+from meshagent.cli.output import Table, show
+from meshagent.cli.session import Session
+from meshagent.errors import MeshError, StoreDenied
+from meshagent.model.mesh import Mesh
+from meshagent.state.catalog import read_reports
+from meshagent.state.keys import Interest
+
+
+@click.command()
+@mesh_options("store", "api", "config", "output")
+@click.pass_obj
+@awaited
+async def doctor(session: Session) -> int:
+    """What is wrong with the mesh and this host, each with the next step.
+
+    Asks the store (does it answer, which right is missing, what cannot be read), this host's agent and Envoy, and what
+    the other hosts report. Exit code 1 when something is bad.
+
+    \b
+    Example:  meshagent doctor --store consul://127.0.0.1:8500
+    """
+    agent, error = await _agent(session)
+    facts = replace(await _mesh(session, agent or {}), agent=agent, agent_error=error)
+    findings = diagnose(facts)
+    rows = [(each.state, each.about, each.what, each.next_step) for each in findings]
+    show([asdict(each) for each in findings], session.form(), Table(("STATE", "ABOUT", "WHAT", "NEXT"), rows))
+    return 1 if any(each.state == "bad" for each in findings) else 0
+
+
+async def _agent(session: Session) -> tuple[dict[str, Any] | None, MeshError | None]:
+    try:
+        return await session.agent().status(), None
+    except MeshError as error:
+        return None, error
+
+
+async def _mesh(session: Session, agent: dict[str, Any]) -> Facts:
+    """What the store tells. One that is not there is a finding, not an error."""
+    at = now_utc()
+    try:
+        async with session.mesh() as mesh:
+            health, refused = await asyncio.gather(mesh.store.check(), _refused(mesh, agent))
+            found = Facts(at, store=health, refused=refused)
+            if refused:
+                return found
+            seen = await mesh.read()
+            settings = next((each.thing for each in seen.documents.values() if isinstance(each.thing, Mesh)), Mesh())
+            return replace(
+                found,
+                mesh=settings.trust_domain,
+                revision=seen.revision,
+                unreadable={f"{kind} {name}": problem for (kind, name), problem in seen.problems.items()},
+                reports=await read_reports(mesh.store, mesh.keys),
+            )
+    except MeshError as error:
+        return Facts(at, store_error=error)
+
+
+async def _refused(mesh: OpenMesh, agent: dict[str, Any]) -> dict[str, str]:
+    """Which of the reads that an agent of this host needs the store refuses, each tried alone."""
+    interest = Interest(frozenset(agent.get("services", ())))
+    refused = {}
+    for prefix in interest.prefixes(mesh.keys):
+        try:
+            await mesh.store.read(prefix)
+        except StoreDenied as error:
+            refused[f"read {prefix}"] = error.message
+    return refused
