@@ -1,7 +1,8 @@
-"""Attack tests 47 and 48 of facts/security.md 1.4: files of secrets, and secrets where they must not be."""
+"""Attack tests 36, 47 and 48 of facts/security.md 1.4: files of secrets, and secrets where they must not be."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import re
@@ -139,3 +140,37 @@ async def test_attack_48_no_private_key_is_in_argv_environment_logs_metrics_api_
         assert b"BEGIN EC PRIVATE" not in content and b"BEGIN PRIVATE" not in content, name
     assert base64.b64encode(b"[redacted]") in places["admin /config_dump?include_eds"]
     assert len(places["metrics"]) > 500 and b"meshagent_info" in places["metrics"]
+
+
+async def test_attack_36_a_health_check_that_redirects_leads_nowhere():
+    """An app that answers its check with a redirect to somewhere internal: nobody is asked there, and the app is not well."""
+    inner_port, app_port = free_port(), free_port()
+    asked = []
+
+    async def inner(_reader, writer):
+        asked.append(1)
+        writer.close()
+
+    async def app(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:%d/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            % inner_port
+        )
+        await writer.drain()
+        writer.close()
+
+    async with (
+        await asyncio.start_server(inner, "127.0.0.1", inner_port),
+        await asyncio.start_server(app, "127.0.0.1", app_port),
+        live_mesh() as mesh,
+    ):
+        agent = await mesh.agent()
+        check = {"http": f"http://127.0.0.1:{app_port}/", "interval": "100ms", "timeout": "1s"}
+        definition = {"name": "app", "port": app_port, "protocol": "http", "checks": [check]}
+        answer = await asyncio.to_thread(agent.call, "PUT", "/v1/services?wait=2", definition)
+        assert answer["http"] in (200, 503), answer
+        await asyncio.sleep(1.0)
+        (row,) = agent.call("GET", "/v1/services")["services"]
+        assert row["health"] != "passing"
+        assert asked == []
