@@ -52,8 +52,9 @@ def free_port() -> int:
 class Agent:
     """One agent process and what it was started with."""
 
-    def __init__(self, mesh: LiveMesh, name: str, **settings: object) -> None:
+    def __init__(self, mesh: LiveMesh, name: str, within: tuple[str, ...] = (), **settings: object) -> None:
         self.mesh = mesh
+        self.within = within
         self.name = name
         self.directory = mesh.directory / name
         self.inbound_port = free_port()
@@ -89,6 +90,7 @@ class Agent:
         )
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
+                *self.within,
                 sys.executable,
                 "-m",
                 "meshagent",
@@ -219,9 +221,9 @@ class LiveMesh:
         self.agents: list[Agent] = []
         self.store = None
 
-    async def agent(self, name: str = "vm-1", **settings: object) -> Agent:
-        """Start one more agent."""
-        agent = Agent(self, name, **settings)
+    async def agent(self, name: str = "vm-1", within: tuple[str, ...] = (), **settings: object) -> Agent:
+        """Start one more agent. `within` goes before its command, to run it in another network namespace."""
+        agent = Agent(self, name, within, **settings)
         self.agents.append(agent)
         await agent.start()
         if self.store is None:
