@@ -80,6 +80,13 @@ class AgentConfig(Model):
     )
     store_cert_file: Path | None = Field(default=None, description="PEM certificate chain that is shown to the store.")
     store_key_file: Path | None = Field(default=None, description="File (0600) with the key of that certificate.")
+    policy_signing_key: Path | None = Field(
+        default=None, description="File (0600) with the Ed25519 key (PEM) that changes of policy are signed with here."
+    )
+    policy_public_keys: tuple[str, ...] = Field(
+        default=(),
+        description="Keys that policy must be signed with, as ed25519:BASE64 or files; none: it need not be signed.",
+    )
     host: HostConfig = Field(default=HostConfig(), description="This machine.")
     data_dir: Path = Field(default=Path(), description="State of this agent; one agent a directory.")
     runtime_dir: Path = Field(default=Path(), description="Sockets between agent and Envoy.")
@@ -94,6 +101,11 @@ class AgentConfig(Model):
         default=21000, description="The one port on which this host takes mTLS for all its services."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+
+    @field_validator("policy_public_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, given: object) -> object:
+        return [each for each in re.split(r"[,\s]+", given) if each] if isinstance(given, str) else given
 
     @field_validator("api")
     @classmethod

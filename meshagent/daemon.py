@@ -41,6 +41,7 @@ from meshagent.model.world import World
 from meshagent.policy.resolve import Host, resolve
 from meshagent.private import locked, private_dir
 from meshagent.state.keys import Keys
+from meshagent.state.operator_keys import load_signing
 from meshagent.state.reach import open_configured
 from meshagent.store.lazy import LazyStore
 from meshagent.telemetry.log import set_up_log
@@ -79,7 +80,8 @@ class Daemon:
         self._retired: asyncio.Queue[Place] = asyncio.Queue()
         self._authority = cache(self._open_authority)
         self.store = LazyStore(lambda: open_configured(config))
-        self.keys = Keys()
+        self._trust = load_signing(config).trust
+        self.keys = Keys(signed=bool(self._trust))
         cache_ = Cache()
         self.xds = XdsServer(cache_)
         settings = BootstrapSettings(
@@ -93,7 +95,7 @@ class Daemon:
         self.operations = Operations(
             here=self._here(""),
             roster=self.roster,
-            watching=Watching(self.store, self.keys, self._last_good, self._world_changed, _now),
+            watching=Watching(self.store, self.keys, self._last_good, self._world_changed, _now, self._trust),
             identities=Identities(
                 self._authority, private_dir(data / "identities"), config.ca.ttl, _now, self._identities_changed
             ),
@@ -219,6 +221,8 @@ class Daemon:
                 _log.error("service_not_retired", service=service, problem=str(error))
 
     async def _found(self) -> None:
+        if self._trust:  # what an agent puts there itself it would not believe: `meshagent init` signs a new mesh
+            return
         own = self._config.store.startswith("sqlite:")
         await found(self.store, self.keys, self._authority, own_store=own, last_good=self._last_good, clock=_now)
 

@@ -9,6 +9,7 @@ MeshError
 ├── StoreDenied           a right is missing: tell the person                       exit 4
 ├── LeaseLost             the store forgot the lease: make a new one                exit 1
 ├── MeshExists            the store holds a mesh already                            exit 1
+├── SignatureRefused      policy is not signed as it must be, or the key is missing exit 1
 ├── AgentUnreachable      no agent answers on the socket                            exit 4
 ├── EnvoyMissing / EnvoyTooOld / EnvoyFailed                                        exit 1
 ├── PortInUse / DataDirInUse / DataDirUnusable / UnsafeFile                         exit 1
@@ -107,6 +108,12 @@ class MeshExists(MeshError):
     """The store holds a mesh already."""
 
     code = "E205"
+
+
+class SignatureRefused(MeshError):
+    """The policy in the store is not signed as it must be, or it is and there is no key to sign a change with."""
+
+    code = "E206"
 
 
 class AgentUnreachable(MeshError):

@@ -86,7 +86,7 @@ def _settings(model: type[Model], prefix: str = "") -> Iterator[tuple[str, Field
 def _default(field: FieldInfo) -> str:
     """The value that holds everywhere; empty where it depends on the machine (its description then says on what)."""
     value = field.default
-    if "Default:" in (field.description or "") or value in ("", Path()):
+    if "Default:" in (field.description or "") or value in ("", (), Path()):
         return ""
     return f"`{format_duration(value) if isinstance(value, timedelta) else value}`"
 

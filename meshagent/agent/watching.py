@@ -14,6 +14,7 @@ from meshagent.errors import StoreDenied, StoreUnavailable
 from meshagent.model.world import World
 from meshagent.state.fold import Fold
 from meshagent.state.keys import Interest, Keys
+from meshagent.state.signing import Trust
 from meshagent.store.base import Changes, Store
 
 _log = structlog.get_logger(__name__)
@@ -22,7 +23,10 @@ _HEALTH_EVERY = 2.0
 
 
 class Watching:
-    """One loop that reads and watches the prefixes of interest. `on_world` gets each new World."""
+    """One loop that reads and watches the prefixes of interest. `on_world` gets each new World.
+
+    With `trust`, policy counts only when one of its keys signed it; `keys.signed` says so too.
+    """
 
     def __init__(
         self,
@@ -31,10 +35,11 @@ class Watching:
         last_good: World | None,
         on_world: Callable[[World], None],
         clock: Callable[[], datetime],
+        trust: Trust | None = None,
     ) -> None:
         self._store = store
         self._keys = keys
-        self._fold = Fold(keys, Interest(), last_good)
+        self._fold = Fold(keys, Interest(), last_good, trust)
         self._on_world = on_world
         self._clock = clock
         self._interest = Interest()

@@ -54,7 +54,7 @@ class Outcome:
 async def commit(mesh: OpenMesh, edit: Edit, by: Author) -> Outcome:
     """Make a change. Raises what `change` raises."""
     started = time.monotonic()
-    applied = await change(mesh.store, mesh.keys, edit, by)
+    applied = await change(mesh.store, mesh.keys, edit, by, mesh.signing)
     return Outcome(applied.revision, applied.changed, started)
 
 

@@ -50,7 +50,8 @@ async def init(session: Session, trust_domain: str | None, default_action: str) 
         if opened.keys.manifest in (await opened.store.read(opened.keys.manifest)).entries:
             raise there
         bundle = await _roots(session, mesh.trust_domain)
-        if not await lay_foundation(opened.store, opened.keys, mesh, bundle, author(now_utc(), "meshagent init")):
+        by = author(now_utc(), "meshagent init")
+        if not await lay_foundation(opened.store, opened.keys, mesh, bundle, by, opened.signing):
             raise there
         value = {"store": opened.where, "trust_domain": mesh.trust_domain, "default_action": mesh.default_action}
         show(

@@ -33,7 +33,7 @@ _COMMANDS = {
     "intention": Lazy(
         "meshagent.cli.intention:intention", "Who may call whom: allow, deny, delete, list, show, check."
     ),
-    "policy": Lazy("meshagent.cli.policy:policy", "Policy documents: apply, validate, get, delete."),
+    "policy": Lazy("meshagent.cli.policy:policy", "Policy documents: apply, validate, get, delete, sign."),
     "explain": Lazy("meshagent.cli.explain:explain", "Why a call is allowed or refused, and where it would go."),
     "status": Lazy("meshagent.cli.status:status", "The mesh and this host's agent at a glance."),
     "doctor": Lazy("meshagent.cli.doctor:doctor", "What is wrong, and the next step."),

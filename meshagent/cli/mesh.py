@@ -21,20 +21,22 @@ from meshagent.policy.resolve import protocol_of
 from meshagent.state.catalog import read_instances
 from meshagent.state.changes import Author, Documents, read_documents
 from meshagent.state.keys import Keys
+from meshagent.state.signing import UNSIGNED, Signing
 from meshagent.store.base import Store
 
 
 @dataclass(frozen=True, slots=True)
 class OpenMesh:
-    """A store that is open, and `where` it is, as it may be printed."""
+    """A store that is open, `where` it is, as it may be printed, and how its policy is signed."""
 
     store: Store
     keys: Keys
     where: str
+    signing: Signing = UNSIGNED
 
     async def read(self) -> Seen:
         """Everything that commands decide from. Raises NotFound without a mesh, StoreUnavailable, StoreDenied."""
-        revision, documents, problems = await read_documents(self.store, self.keys)
+        revision, documents, problems = await read_documents(self.store, self.keys, self.signing.trust)
         return Seen(revision, documents, self._by_name(problems), await read_instances(self.store, self.keys))
 
     def _by_name(self, problems: Mapping[str, str]) -> dict[tuple[str, str], str]:

@@ -11,7 +11,7 @@ import click
 from meshagent.cli import output
 from meshagent.cli.applied import Shown, commit, finish
 from meshagent.cli.cross_checks import Findings, findings
-from meshagent.cli.lazy import LazyGroup, did_you_mean
+from meshagent.cli.lazy import Lazy, LazyGroup, did_you_mean
 from meshagent.cli.mesh import Seen, author, now_utc
 from meshagent.cli.options import awaited, mesh_options, misuse
 from meshagent.cli.output import Table, emit, printable, say, show, warn
@@ -39,9 +39,15 @@ _FILES = click.option(
 )
 
 
-@click.group(cls=LazyGroup)
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "key": Lazy("meshagent.cli.signed:key", "Make the key that policy is signed with."),
+        "sign": Lazy("meshagent.cli.signed:sign", "Sign all of the policy anew: to begin, and to change the key."),
+    },
+)
 def policy() -> None:
-    """Policy documents (mesh, intention, service): apply, validate, get, delete.
+    """Policy documents (mesh, intention, service): apply, validate, get, delete, sign.
 
     \b
     Example:  meshagent policy apply -f policies/

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from meshagent.api.client import AgentClient
     from meshagent.cli.mesh import OpenMesh
     from meshagent.config import AgentConfig
+    from meshagent.state.signing import Signing
     from meshagent.store.base import Store
 
 SYSTEM_SOCKET = Path("/run/meshagent/agent.sock")
+_SIGNING = ("MESHAGENT_POLICY_SIGNING_KEY", "MESHAGENT_POLICY_PUBLIC_KEYS")
 _TIMEOUT = timedelta(seconds=10)
 
 
@@ -62,12 +64,13 @@ class Session:
         from meshagent.cli.mesh import OpenMesh
         from meshagent.state.keys import Keys
 
+        signing = self._signing()
         url = self.store_url()
         if not make:
             _require_file(url)
         store = await self._open(url)
         try:
-            yield OpenMesh(store, Keys(), shown(url))
+            yield OpenMesh(store, Keys(signed=bool(signing.trust)), shown(url), signing)
         finally:
             await store.close()
 
@@ -86,6 +89,16 @@ class Session:
         from meshagent.state.reach import open_configured
 
         return await open_configured(self.configured(), url)
+
+    def _signing(self) -> Signing:
+        """How policy is signed, as the configuration says; it is not read where nobody wrote one: that takes its time."""
+        if not (self.config_file or _default_file().exists() or any(name in os.environ for name in _SIGNING)):
+            from meshagent.state.signing import UNSIGNED
+
+            return UNSIGNED
+        from meshagent.state.operator_keys import load_signing
+
+        return load_signing(self.configured())
 
     def store_url(self) -> str:
         """The store's URL."""
@@ -115,6 +128,13 @@ def shown(url: str) -> str:
     """The URL as it may be printed: without a user name and password that somebody put into it."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else url
+
+
+def _default_file() -> Path:
+    """Where `config.load_config` looks for agent.yaml, known without importing it."""
+    told = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    home = told if told.is_absolute() else Path.home() / ".config"
+    return (Path("/etc") if os.getuid() == 0 else home) / "meshagent/agent.yaml"
 
 
 def _require_file(url: str) -> None:

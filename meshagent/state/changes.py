@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
-from meshagent.errors import Conflict, NotFound
+from meshagent.errors import Conflict, NotFound, SignatureRefused
 from meshagent.model.kinds import Document
 from meshagent.model.world import Stated
+from meshagent.state.index import Proof, index_puts, next_index
 from meshagent.state.keys import Keys
 from meshagent.state.records import (
     HistoryRecord,
+    IndexRecord,
     Manifest,
     OriginRecord,
     PolicyRecord,
@@ -29,11 +32,17 @@ from meshagent.state.records import (
     dump,
     encode,
 )
-from meshagent.store.base import Expect, Operation, Put, Snapshot, Store
+from meshagent.state.signing import UNSIGNED, Signing, Trust
+from meshagent.store.base import Delete, Expect, Operation, Put, Snapshot, Store
 
 _ATTEMPTS = 20
+_ADOPT = (
+    "look who could write the store; `meshagent policy sign --adopt` signs what it holds now, once you know it is right"
+)
 Name = tuple[str, str]  # kind, name
 Documents = Mapping[Name, Stated[Document]]
+Result = TypeVar("Result")
+Kept = TypeVar("Kept", bound=PolicyRecord | IndexRecord)
 Edit = Callable[[Documents], Mapping[Name, Stated[Document] | None]]
 
 
@@ -54,19 +63,33 @@ class Applied:
     changed: tuple[Name, ...] = field(default=())
 
 
-async def read_documents(store: Store, keys: Keys) -> tuple[int, Documents, Mapping[str, str]]:
-    """(revision, all documents that count, problems by key) as the store has them now. NotFound without a mesh."""
+async def read_documents(
+    store: Store, keys: Keys, trust: Trust | None = None
+) -> tuple[int, Documents, Mapping[str, str]]:
+    """(revision, all documents that count, problems by key) as the store has them now.
+
+    With `trust`, nothing counts but what its keys signed. Raises NotFound without a mesh, SignatureRefused where the
+    manifest is not to be believed.
+    """
     snapshot = await store.read(keys.config)
-    manifest = _manifest(snapshot, keys)
-    documents, problems = _documents(snapshot, keys, manifest.revision)
+    manifest = read_manifest(snapshot, keys, trust or Trust())
+    documents, problems = _documents(snapshot, keys, manifest, trust or Trust())
     return manifest.revision, documents, problems
 
 
-async def change(store: Store, keys: Keys, edit: Edit, author: Author) -> Applied:
-    """Apply what `edit` makes of the documents (None: delete). Read, edit and commit are repeated when others were quicker."""
+async def change(store: Store, keys: Keys, edit: Edit, author: Author, signing: Signing = UNSIGNED) -> Applied:
+    """Apply what `edit` makes of the documents (None: delete). Read, edit and commit are repeated when others were quicker.
+
+    Raises SignatureRefused where policy is signed and there is no key to sign with, or what is there cannot be believed.
+    """
+    return await retried(lambda: _once(store, keys, edit, author, signing))
+
+
+async def retried(write: Callable[[], Awaitable[Result]]) -> Result:
+    """What a write gives, which is repeated when others were quicker. Raises Conflict when they always are."""
     for attempt in range(_ATTEMPTS):
         try:
-            return await _once(store, keys, edit, author)
+            return await write()
         except Conflict:
             if attempt == _ATTEMPTS - 1:
                 raise
@@ -74,81 +97,134 @@ async def change(store: Store, keys: Keys, edit: Edit, author: Author) -> Applie
     raise AssertionError("unreachable")
 
 
-async def _once(store: Store, keys: Keys, edit: Edit, author: Author) -> Applied:
+async def _once(store: Store, keys: Keys, edit: Edit, author: Author, signing: Signing) -> Applied:
     snapshot = await store.read(keys.config)
-    manifest = _manifest(snapshot, keys)
-    if manifest.staging is not None:
-        await _unstage(store, keys, snapshot, manifest)
-        raise Conflict("an interrupted change was cleaned up")
-    documents, _ = _documents(snapshot, keys, manifest.revision)
+    manifest = read_manifest(snapshot, keys, signing.trust)
+    _require_signer(manifest, signing)
+    await unstage(store, keys, snapshot, manifest, signing)
+    documents, _ = _documents(snapshot, keys, manifest, signing.trust)
     edits = {name: new for name, new in edit(documents).items() if not _same(documents.get(name), new)}
     if not edits:
         return Applied(manifest.revision)
+    values = {key: entry.value for key, entry in snapshot.entries.items()}
+    writer = _Writer(keys, values, manifest, signing)
+    puts = [writer.put(name, new) for name, new in sorted(edits.items())]
+    try:
+        puts += index_puts(keys, [put.key for put in puts], manifest, values, signing)
+    except UnreadableRecord as error:
+        raise SignatureRefused(f"the index of this mesh's policy: {error}", next_step=_ADOPT) from None
     revision = manifest.revision + 1
-    puts: list[Operation] = [
-        _put(snapshot, keys, name, new, revision, manifest.revision) for name, new in sorted(edits.items())
-    ]
-    last: list[Operation] = [
-        Expect(keys.manifest, snapshot.entries[keys.manifest].revision),
-        Put(keys.manifest, encode(Manifest(revision=revision))),
-        Put(keys.history(revision), encode(_history(revision, documents, edits, author))),
-    ]
-    if len(puts) + len(last) <= store.max_operations:
-        await store.commit([*puts, *last])
-    else:
-        await _staged(store, keys, snapshot, manifest, puts, last)
+    history = _history(revision, documents, edits, author)
+    await write_change(store, keys, snapshot, manifest, puts, history, signing)
     return Applied(revision, tuple(sorted(edits)))
 
 
-async def _staged(
-    store: Store, keys: Keys, snapshot: Snapshot, now: Manifest, puts: list[Operation], last: list[Operation]
+async def write_change(
+    store: Store,
+    keys: Keys,
+    snapshot: Snapshot,
+    now: Manifest,
+    puts: list[Put],
+    history: HistoryRecord,
+    signing: Signing,
+    bundle: Put | None = None,
 ) -> None:
-    staging = Manifest(revision=now.revision, staging=now.revision + 1)
-    at = await store.commit(
-        [Expect(keys.manifest, snapshot.entries[keys.manifest].revision), Put(keys.manifest, encode(staging))]
-    )
-    size = store.max_operations - 1
-    for start in range(0, len(puts), size):
-        await store.commit([Expect(keys.manifest, at), *puts[start : start + size]])
-    await store.commit([Expect(keys.manifest, at), *last[1:]])
+    """Write the puts (of the next revision) so that they count all at once, with the manifest that makes them count.
 
-
-async def _unstage(store: Store, keys: Keys, snapshot: Snapshot, manifest: Manifest) -> None:
-    """Put back what an interrupted change replaced, then take its mark away."""
+    `bundle` goes with the manifest: it has no state before. Raises Conflict when somebody else was quicker.
+    """
+    revision = now.revision + 1
+    index = next_index(keys, now.index, [*puts, *([bundle] if bundle else [])], revision)
+    manifest = signing.sign(keys.manifest, Manifest(revision=revision, index=index))
+    last: list[Operation] = [
+        Put(keys.manifest, encode(manifest)),
+        Put(keys.history(revision), encode(history)),
+        *([bundle] if bundle else []),
+    ]
     at = snapshot.entries[keys.manifest].revision
+    if len(puts) + len(last) + 1 <= store.max_operations:
+        await store.commit([Expect(keys.manifest, at), *puts, *last])
+        return
+    staging = Manifest(revision=now.revision, staging=revision, index=now.index)
+    if now.signature:  # what was not signed does not become so before the whole is
+        staging = signing.sign(keys.manifest, staging)
+    at = await store.commit([Expect(keys.manifest, at), Put(keys.manifest, encode(staging))])
+    await _in_parts(store, Expect(keys.manifest, at), puts)
+    await store.commit([Expect(keys.manifest, at), *last])
+
+
+async def unstage(store: Store, keys: Keys, snapshot: Snapshot, manifest: Manifest, signing: Signing) -> None:
+    """Put back what an interrupted change replaced, then take its mark away; Conflict says to read again.
+
+    Where policy is signed the interrupted change's revision is used up: its records are signed, and must never count.
+    """
+    if manifest.staging is None:
+        return
     back: list[Operation] = []
     for key, entry in snapshot.entries.items():
-        if keys.parse_document(key) and (record := _record(entry.value)) and record.revision > manifest.revision:
-            before = record.replaces or Revised(revision=manifest.revision, document=None)
-            back.append(Put(key, encode(PolicyRecord.model_validate(before.model_dump()))))
-    size = store.max_operations - 2
-    for start in range(0, len(back), size):
-        await store.commit([Expect(keys.manifest, at), *back[start : start + size]])
-    await store.commit([Expect(keys.manifest, at), Put(keys.manifest, encode(Manifest(revision=manifest.revision)))])
+        kind: type[PolicyRecord | IndexRecord] = IndexRecord if keys.parse_index(key) else PolicyRecord
+        record = _record(kind, entry.value) if keys.parse_index(key) or keys.parse_document(key) else None
+        if record is None or record.revision <= manifest.revision:
+            continue
+        if record.replaces:
+            back.append(Put(key, encode(kind.model_validate(record.replaces.model_dump()))))
+        elif signing.signer:
+            back.append(Delete(key))
+        else:
+            back.append(Put(key, encode(PolicyRecord(revision=manifest.revision, document=None))))
+    expect = Expect(keys.manifest, snapshot.entries[keys.manifest].revision)
+    await _in_parts(store, expect, back)
+    after = Manifest(revision=manifest.staging if signing.signer else manifest.revision, index=manifest.index)
+    await store.commit([expect, Put(keys.manifest, encode(signing.sign(keys.manifest, after)))])
+    raise Conflict("an interrupted change was cleaned up")
 
 
-def _manifest(snapshot: Snapshot, keys: Keys) -> Manifest:
+async def _in_parts(store: Store, expect: Expect, operations: Sequence[Operation]) -> None:
+    size = store.max_operations - 1
+    for start in range(0, len(operations), size):
+        await store.commit([expect, *operations[start : start + size]])
+
+
+def read_manifest(snapshot: Snapshot, keys: Keys, trust: Trust) -> Manifest:
+    """The manifest. Raises NotFound where there is none that can be read, SignatureRefused."""
     entry = snapshot.entries.get(keys.manifest)
     if entry is None:
         raise NotFound(
             "there is no mesh in this store", next_step="start `meshagent agent` once to set it up, or check --store"
         )
     try:
-        return decode(Manifest, entry.value)
+        manifest = decode(Manifest, entry.value)
     except UnreadableRecord as error:
         raise NotFound(
             f"the mesh's manifest {error}", next_step="use a meshagent of the version that wrote it"
         ) from None
+    try:
+        Proof(keys, trust).manifest(manifest)
+    except UnreadableRecord as error:
+        raise SignatureRefused(f"the mesh's manifest {error}", next_step=_ADOPT) from None
+    return manifest
 
 
-def _documents(snapshot: Snapshot, keys: Keys, revision: int) -> tuple[Documents, Mapping[str, str]]:
+def _require_signer(manifest: Manifest, signing: Signing) -> None:
+    if signing.signer is None and (manifest.signature or signing.trust):
+        raise SignatureRefused(
+            "the policy of this mesh is signed, and there is no key to sign this change with",
+            next_step="set policy_signing_key (or MESHAGENT_POLICY_SIGNING_KEY) to the file of the key",
+        )
+
+
+def _documents(snapshot: Snapshot, keys: Keys, manifest: Manifest, trust: Trust) -> tuple[Documents, Mapping[str, str]]:
+    values = {key: entry.value for key, entry in snapshot.entries.items()}
+    proof = Proof(keys, trust)
+    proof.follow(manifest)
     documents: dict[Name, Stated[Document]] = {}
-    problems: dict[str, str] = {}
-    for key, entry in snapshot.entries.items():
+    problems: dict[str, str] = dict(proof.hidden(values))
+    for key, value in values.items():
         if not (name := keys.parse_document(key)):
             continue
         try:
-            revised = decode(PolicyRecord, entry.value).at(revision)
+            revised = decode(PolicyRecord, value).at(manifest.revision)
+            proof.document(key, revised, values)
             document = document_of(*name, revised) if revised else None
         except UnreadableRecord as error:
             problems[key] = str(error)
@@ -158,21 +234,45 @@ def _documents(snapshot: Snapshot, keys: Keys, revision: int) -> tuple[Documents
     return documents, problems
 
 
-def _record(value: bytes) -> PolicyRecord | None:
+class _Writer:
+    """Makes the records of a change."""
+
+    def __init__(self, keys: Keys, values: Mapping[str, bytes], now: Manifest, signing: Signing) -> None:
+        self._keys = keys
+        self._values = values
+        self._now = now
+        self._signing = signing
+        self._proof = Proof(keys, signing.trust)
+        self._proof.follow(now)
+
+    def put(self, name: Name, new: Stated[Document] | None) -> Put:
+        """The write of one document, with the state that it replaces."""
+        key = self._keys.document(*name)
+        origins = {part: OriginRecord.of(origin) for part, origin in new.origins.items()} if new else {}
+        record = PolicyRecord(
+            revision=self._now.revision + 1,
+            document=dump(new.thing) if new else None,
+            origins=origins,
+            replaces=self._before(key),
+        )
+        return Put(key, encode(self._signing.sign(key, record)))
+
+    def _before(self, key: str) -> Revised | None:
+        """What counts now; nothing that cannot be believed."""
+        record = _record(PolicyRecord, self._values[key]) if key in self._values else None
+        before = record.at(self._now.revision) if record else None
+        try:
+            self._proof.document(key, before, self._values)
+        except UnreadableRecord:
+            return None
+        return Revised.model_validate(before.model_dump(exclude={"v", "replaces"})) if before else None
+
+
+def _record(kind: type[Kept], value: bytes) -> Kept | None:
     try:
-        return decode(PolicyRecord, value)
+        return decode(kind, value)
     except UnreadableRecord:
         return None
-
-
-def _put(snapshot: Snapshot, keys: Keys, name: Name, new: Stated[Document] | None, revision: int, manifest: int) -> Put:
-    key = keys.document(*name)
-    record = _record(snapshot.entries[key].value) if key in snapshot.entries else None
-    before = record.at(manifest) if record else None
-    replaces = Revised(revision=before.revision, document=before.document, origins=before.origins) if before else None
-    document = dump(new.thing) if new else None
-    origins = {part: OriginRecord.of(origin) for part, origin in new.origins.items()} if new else {}
-    return Put(key, encode(PolicyRecord(revision=revision, document=document, origins=origins, replaces=replaces)))
 
 
 def _same(old: Stated[Document] | None, new: Stated[Document] | None) -> bool:

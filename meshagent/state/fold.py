@@ -3,6 +3,8 @@
 - Without a readable manifest, or with one that went back, nothing changes at all.
 - A record that cannot be read leaves its last good version in force; where there is none, an intention record is replaced
   by one that denies everybody.
+- Where policy is signed, a record that no trusted key signed for its place, or that is older than the signed index says, is
+  one that cannot be read; and so is one that the index names and the store does not show.
 - An absent record is not a deletion (a deletion is a record that says so): what a store hides is still enforced.
 """
 
@@ -16,6 +18,7 @@ from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.mesh import Mesh
 from meshagent.model.service import Instance
 from meshagent.model.world import Stated, World
+from meshagent.state.index import Proof
 from meshagent.state.keys import Interest, Keys
 from meshagent.state.records import (
     BundleRecord,
@@ -26,14 +29,18 @@ from meshagent.state.records import (
     decode,
     document_of,
 )
+from meshagent.state.signing import Trust
 from meshagent.store.base import Changes
 
 
 class Fold:
     """Adds changes up to a World. `problems` says, by key, what could not be used and what holds instead."""
 
-    def __init__(self, keys: Keys, interest: Interest, last_good: World | None = None) -> None:
+    def __init__(
+        self, keys: Keys, interest: Interest, last_good: World | None = None, trust: Trust | None = None
+    ) -> None:
         self._keys = keys
+        self._proof = Proof(keys, trust or Trust())
         self._interest = interest
         self._values: dict[str, bytes] = {}
         self._instances: dict[str, dict[str, Instance]] = defaultdict(dict)
@@ -55,6 +62,7 @@ class Fold:
             return self._world
         before = self._world or World(revision=0, mesh=Mesh())
         touched, self._pending = self._pending, set()
+        touched |= self._proof.touched(self._interest, touched, self._proof.follow(manifest))
         if manifest.revision != before.revision:
             touched |= self._early & self._values.keys()
             self._early.clear()
@@ -84,7 +92,7 @@ class Fold:
         """Update the raw values; returns the keys that changed."""
         new = {entry.key: entry.value for entry in changes.entries if self._interest.wants(self._keys, entry.key)}
         if changes.full:
-            touched = set(self._values) | set(new) | self._expected()
+            touched = set(self._values) | set(new) | self._expected() | self._proof.wanted(self._interest)
             self._values = new
             return touched
         gone = {key for key in changes.deleted if self._values.pop(key, None) is not None}
@@ -110,6 +118,7 @@ class Fold:
             return None
         try:
             manifest = decode(Manifest, self._values[key])
+            self._proof.manifest(manifest)
         except UnreadableRecord as error:
             self.problems[key] = f"{error}: the last good policy stays in force"
             return None
@@ -146,14 +155,13 @@ class Fold:
     def _policy(self, key: str, kind: str, name: str, revision: int, last: Stated[Any] | None) -> Stated[Any] | None:
         """What counts for one document: the store's, else the last good one, else for an intention a closed stand-in."""
         if key not in self._values:
-            if last:
-                self.problems[key] = "is missing without having been deleted: its last good version stays in force"
-            return last
+            return self._absent(key, kind, name, last)
         try:
             record = decode(PolicyRecord, self._values[key])
             if record.revision > revision:
                 self._early.add(key)
             revised = record.at(revision)
+            self._proof.document(key, revised, self._values)
             thing = document_of(kind, name, revised) if revised else None
         except UnreadableRecord as error:
             return self._unreadable(key, kind, name, last, str(error))
@@ -164,6 +172,17 @@ class Fold:
         if thing is None or revised is None:
             return None
         return Stated(thing, {part: origin.origin() for part, origin in revised.origins.items()})
+
+    def _absent(self, key: str, kind: str, name: str, last: Stated[Any] | None) -> Stated[Any] | None:
+        if last:
+            self.problems[key] = "is missing without having been deleted: its last good version stays in force"
+            return last
+        try:
+            self._proof.document(key, None, self._values)
+        except UnreadableRecord as error:
+            return self._unreadable(key, kind, name, last, str(error))
+        self.problems.pop(key, None)
+        return None
 
     def _unreadable(self, key: str, kind: str, name: str, last: Stated[Any] | None, problem: str) -> Stated[Any] | None:
         if last and not last.broken:
@@ -179,7 +198,8 @@ class Fold:
     def _bundle(self, last: TrustBundle) -> TrustBundle:
         key = self._keys.bundle
         try:
-            bundle = decode(BundleRecord, self._values[key]).bundle()
+            record = decode(BundleRecord, self._values[key])
+            self._proof.bundle(record)
         except KeyError:
             self.problems[key] = "is missing: the last good trust bundle stays in force"
             return last
@@ -187,7 +207,7 @@ class Fold:
             self.problems[key] = f"{error}: the last good trust bundle stays in force"
             return last
         self.problems.pop(key, None)
-        return bundle
+        return record.bundle()
 
     def _instance(self, key: str, service: str, host: str, instance_id: str) -> None:
         """Take in one instance. Leases make instances go, so absence is a deletion here."""

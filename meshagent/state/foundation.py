@@ -6,6 +6,7 @@ from meshagent.errors import Conflict
 from meshagent.model.identity import TrustBundle
 from meshagent.model.mesh import Mesh
 from meshagent.state.changes import Author
+from meshagent.state.index import index_puts, next_index
 from meshagent.state.keys import Keys
 from meshagent.state.records import (
     BundleRecord,
@@ -17,21 +18,32 @@ from meshagent.state.records import (
     dump,
     encode,
 )
+from meshagent.state.signing import UNSIGNED, Signing
 from meshagent.store.base import Expect, Operation, Put, Store
 
 
-async def lay_foundation(store: Store, keys: Keys, mesh: Mesh, bundle: TrustBundle, author: Author) -> bool:
+async def lay_foundation(
+    store: Store, keys: Keys, mesh: Mesh, bundle: TrustBundle, author: Author, signing: Signing = UNSIGNED
+) -> bool:
     """Set up the mesh where there is none. Returns whether it was done; two hosts that try at once are both right."""
     if keys.manifest in (await store.read(keys.manifest)).entries:
         return False
     origin = OriginRecord(who=author.who, at=author.at)
     edit = HistoryRecord.Edit(kind="mesh", name="mesh", before=None, after=dump(mesh))
     history = HistoryRecord(revision=1, who=author.who, at=author.at, why=author.why, edits=[edit])
+    record = PolicyRecord(revision=1, document=dump(mesh), origins={"": origin})
+    roots = _record(bundle, signed_at=1 if signing.signer else 0)
+    puts = [
+        Put(keys.mesh, encode(signing.sign(keys.mesh, record))),
+        Put(keys.bundle, encode(signing.sign(keys.bundle, roots))),
+    ]
+    puts += index_puts(keys, [keys.mesh], None, {}, signing)
+    index = next_index(keys, {}, puts, 1) if signing.signer else {}
+    manifest = signing.sign(keys.manifest, Manifest(revision=1, index=index))
     operations: list[Operation] = [
         Expect(keys.manifest, 0),
-        Put(keys.manifest, encode(Manifest(revision=1))),
-        Put(keys.mesh, encode(PolicyRecord(revision=1, document=dump(mesh), origins={"": origin}))),
-        Put(keys.bundle, encode(_record(bundle))),
+        Put(keys.manifest, encode(manifest)),
+        *puts,
         Put(keys.history(1), encode(history)),
     ]
     try:
@@ -56,5 +68,5 @@ async def add_roots(store: Store, keys: Keys, bundle: TrustBundle) -> bool:
     return True
 
 
-def _record(bundle: TrustBundle) -> BundleRecord:
-    return BundleRecord(roots={domain: list(pems) for domain, pems in bundle.roots})
+def _record(bundle: TrustBundle, signed_at: int) -> BundleRecord:
+    return BundleRecord(roots={domain: list(pems) for domain, pems in bundle.roots}, signed_at=signed_at)

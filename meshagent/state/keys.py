@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from meshagent.model.names import ANY
@@ -9,9 +10,10 @@ from meshagent.model.names import ANY
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Names of keys under a root, which ends in `/`."""
+    """Names of keys under a root, which ends in `/`. `signed`: policy counts only when it is signed, so hosts read its index."""
 
     root: str = "meshagent/v1/"
+    signed: bool = False
 
     @property
     def manifest(self) -> str:
@@ -51,6 +53,18 @@ class Keys:
         """What one revision changed. The digits keep the order."""
         return f"{self.root}config/history/{revision:012d}"
 
+    def name(self, key: str) -> str:
+        """A document's name in the index: `intention/payments`, `mesh`."""
+        return key.removeprefix(self.config)
+
+    def index(self, bucket: str) -> str:
+        """One bucket of the index of signed policy."""
+        return f"{self.root}config/index/{bucket}"
+
+    def index_of(self, key: str) -> str:
+        """The key of the index bucket that a document belongs to."""
+        return self.index(bucket_of(self.name(key)))
+
     def instances_of(self, service: str) -> str:
         """Prefix of one service's instances."""
         return f"{self.instances}{service}/"
@@ -71,10 +85,20 @@ class Keys:
         known = key.startswith(self.config) and slash and kind in ("intention", "service") and "/" not in name
         return (kind, name) if known else None
 
+    def parse_index(self, key: str) -> str:
+        """The bucket of an index key, else nothing."""
+        before = self.index("")
+        return key.removeprefix(before) if key.startswith(before) else ""
+
     def parse_instance(self, key: str) -> tuple[str, str, str] | None:
         """(service, host, id) of an instance's key, else None."""
         parts = key.removeprefix(self.instances).split("/")
         return (parts[0], parts[1], parts[2]) if key.startswith(self.instances) and len(parts) == 3 else None
+
+
+def bucket_of(name: str) -> str:
+    """Which of the 64 index buckets names a document: `00` to `3f`."""
+    return f"{hashlib.sha256(name.encode()).digest()[0] >> 2:02x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +112,18 @@ class Interest:
         """What to watch, and nothing else."""
         return (
             keys.manifest,
-            keys.mesh,
             keys.bundle,
+            *self.documents(keys),
+            *(sorted({keys.index_of(key) for key in self.documents(keys)}) if keys.signed else ()),
+            *(keys.instances_of(name) for name in sorted(self.upstreams)),
+        )
+
+    def documents(self, keys: Keys) -> tuple[str, ...]:
+        """The keys of the documents."""
+        return (
+            keys.mesh,
             *(keys.document("intention", name) for name in sorted({*self.services, ANY})),
             *(keys.document("service", name) for name in sorted(self.services | self.upstreams)),
-            *(keys.instances_of(name) for name in sorted(self.upstreams)),
         )
 
     def wants(self, keys: Keys, key: str) -> bool:
@@ -101,6 +132,8 @@ class Interest:
             return True
         if instance := keys.parse_instance(key):
             return instance[0] in self.upstreams
+        if keys.parse_index(key):
+            return keys.signed and any(keys.index_of(each) == key for each in self.documents(keys))
         kind, name = keys.parse_document(key) or ("", "")
         if kind == "intention":
             return name == ANY or name in self.services

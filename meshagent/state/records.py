@@ -10,7 +10,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from meshagent.model.identity import TrustBundle
 from meshagent.model.kinds import KINDS, Document
@@ -20,6 +20,8 @@ from meshagent.model.world import Origin
 
 Version = Literal[1]
 Record = TypeVar("Record", bound=Model)
+# What only signed policy has is left out where it is not: an unsigned mesh's records are as they always were.
+_ONLY_SIGNED = ("signature", "index", "signed_at")
 
 
 class UnreadableRecord(ValueError):
@@ -44,7 +46,18 @@ class OriginRecord(Model):
         return cls(file=origin.file, line=origin.line, who=origin.who, at=origin.at)
 
 
-class Revised(Model):
+class Signed(Model):
+    """What an operator's key may sign (state/signing.py). `signature` is `<key id>:<base64>`, or empty."""
+
+    signature: str = Field(default="", max_length=200)
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        return {name: value for name, value in data.items() if value or name not in _ONLY_SIGNED}
+
+
+class Revised(Signed):
     """A document as it stood from `revision` on. `document` is None when it did not exist."""
 
     revision: int = Field(ge=0)
@@ -63,19 +76,43 @@ class PolicyRecord(Revised):
         return self if self.revision <= manifest else self.replaces
 
 
-class Manifest(Model):
-    """The sentinel. `staging` names a revision whose records are being written but do not count yet."""
+class Manifest(Signed):
+    """The sentinel. `staging` names a revision whose records are being written but do not count yet.
+
+    `index` (signed policy only) says of each bucket of the index, and of the trust bundle, in which revision it last
+    changed: so what the store hides or shows in an older state is noticed.
+    """
 
     v: Version = 1
     revision: int = Field(ge=1)
     staging: int | None = None
+    index: dict[str, int] = {}
 
 
-class BundleRecord(Model):
-    """The trust bundle: PEM roots by trust domain."""
+class Indexed(Signed):
+    """One bucket of the index as it stood from `revision` on: in which revision each document was last written."""
+
+    revision: int = Field(ge=0)
+    names: dict[str, int]
+
+
+class IndexRecord(Indexed):
+    """One bucket of the index (signed policy only)."""
+
+    v: Version = 1
+    replaces: Indexed | None = None
+
+    def at(self, manifest: int) -> Indexed | None:
+        """What counts while the manifest stands at this revision; None: nothing yet."""
+        return self if self.revision <= manifest else self.replaces
+
+
+class BundleRecord(Signed):
+    """The trust bundle: PEM roots by trust domain. `signed_at` is the policy revision in which it was signed."""
 
     v: Version = 1
     roots: dict[TrustDomain, list[str]]
+    signed_at: int = Field(default=0, ge=0)
 
     def bundle(self) -> TrustBundle:
         """The model's value."""
