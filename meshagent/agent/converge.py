@@ -13,7 +13,7 @@ import structlog
 from meshagent.model.identity import Svid
 from meshagent.model.view import ProxyView
 from meshagent.model.world import Local, World
-from meshagent.policy.resolve import Host, resolve
+from meshagent.policy.resolve import Host, Resolved, resolve_next
 from meshagent.translate.resources import Resources, Translated, translate, translate_rules
 from meshagent.translate.settings import Settings
 from meshagent.xds.cache import Cache
@@ -37,7 +37,7 @@ class Converger:
         self.world: World | None = None
         self.locals: tuple[Local, ...] = ()
         self.svids: Mapping[str, Svid] = {}
-        self.view: ProxyView | None = None
+        self._resolved: Resolved | ProxyView | None = None
         self.on_served: Callable[[World, ProxyView, int], None] = lambda *_: None
 
     def offer(
@@ -55,7 +55,12 @@ class Converger:
 
     def remember(self, view: ProxyView) -> None:
         """Start from the view that an earlier agent served, so that what changed meanwhile cuts what it must."""
-        self.view = view
+        self._resolved = view
+
+    @property
+    def view(self) -> ProxyView | None:
+        """What is served, or was by an earlier agent; None before either."""
+        return self._resolved.view if isinstance(self._resolved, Resolved) else self._resolved
 
     async def run(self) -> Never:
         """Serve, for ever."""
@@ -70,11 +75,12 @@ class Converger:
 
     def serve(self, world: World) -> int:
         """Bring the cache up to the inputs. Returns the generation that holds them."""
-        view = resolve(world, self._host, self.locals, self.view, self._clock())
+        resolved = resolve_next(world, self._host, self.locals, self._resolved, self._clock())
+        view = resolved.view
         translated = translate(view, self.svids, self._settings, self._translated)
         changed, removed = difference(self._translated.resources, translated.resources)
         generation = self._cache.update(changed, removed)
-        self.view, self._translated = view, translated
+        self._resolved, self._translated = resolved, translated
         # Told afterwards, so that the push is on its way before anybody counts, logs or saves it.
         tell = partial(self._tell, world, view, generation, len(changed), len(removed))
         asyncio.get_running_loop().call_soon(tell)
@@ -82,9 +88,9 @@ class Converger:
 
     def _serve_rules(self, world: World) -> bool:
         """Serve what decides calls ahead of everything else. Returns whether there was something."""
-        if self.view is None or not self._cache.ready:
+        if self._resolved is None or not self._cache.ready:
             return False
-        view = resolve(world, self._host, self.locals, self.view, self._clock())
+        view = resolve_next(world, self._host, self.locals, self._resolved, self._clock()).view
         rules = translate_rules(view, self._settings, self._translated)
         self._cache.update(rules)
         return bool(rules)

@@ -2,14 +2,18 @@
 
 Pure. `previous` is the view in force: pieces that did not change are the same objects again (translate skips them), and a
 change that forbids something counts up the `cut` of exactly the chains whose open connections it concerns.
+
+`resolve_next` gives the same view at the price of what differs: it knows what the view in force was resolved from.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 
-from meshagent.model.names import Protocol
+from meshagent.model.names import ANY, Protocol
 from meshagent.model.service import Upstream
 from meshagent.model.view import Endpoint, Guard, Inbound, Outbound, ProxyView
 from meshagent.model.world import Local, World
@@ -36,17 +40,30 @@ def resolve(
         for upstream in local.definition.upstreams:
             outbound = kept.outbound(_outbound(world, host, local, upstream, locals_, kept))
             outbounds.setdefault(_outbound_key(outbound), outbound)
-    expiries = (next_expiry(local.definition.name, world.intentions, now) for local in locals_)
-    return ProxyView(
-        host=host.name,
-        address=host.address,
-        trust_domain=world.mesh.trust_domain,
-        inbounds=inbounds,
-        outbounds=tuple(outbounds[key] for key in sorted(outbounds)),
-        access_log=world.mesh.access_log,
-        bundle=world.bundle,
-        valid_until=min((at for at in expiries if at is not None), default=None),
-    )
+    in_order = tuple(outbounds[key] for key in sorted(outbounds))
+    return _view(world, host, inbounds, in_order, _valid_until(world, locals_, now))
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A view, and all that it was resolved from."""
+
+    view: ProxyView
+    world: World
+    host: Host
+    locals_: tuple[Local, ...]
+    at: datetime
+
+
+def resolve_next(
+    world: World, host: Host, locals_: tuple[Local, ...], previous: Resolved | ProxyView | None, now: datetime
+) -> Resolved:
+    """What `resolve` gives. Where the previous inputs are known, only what differs from them (by identity) is looked at."""
+    if isinstance(previous, Resolved) and (previous.host, previous.locals_) == (host, locals_):
+        view = _renewed(world, previous, now)
+    else:
+        view = resolve(world, host, locals_, previous.view if isinstance(previous, Resolved) else previous, now)
+    return Resolved(view, world, host, locals_, now)
 
 
 def protocol_of(world: World, service: str, registered: Protocol | None = None, last: Protocol = "tcp") -> Protocol:
@@ -59,12 +76,67 @@ def protocol_of(world: World, service: str, registered: Protocol | None = None, 
     return next((instance.protocol for instance in world.instances.get(service, ())), last)
 
 
+def _renewed(world: World, last: Resolved, now: datetime) -> ProxyView:
+    """The next view of the same services on the same host."""
+    view, locals_, kept = last.view, last.locals_, _Kept(last.view)
+    moved = _differing(last.world.services, world.services) | _differing(last.world.instances, world.instances)
+    judged = moved | _differing(last.world.intentions, world.intentions)
+    lasting = last.at <= now and (view.valid_until is None or now < view.valid_until)
+    quiet = lasting and world.mesh is last.world.mesh and ANY not in judged
+    inbounds = tuple(
+        piece if quiet and piece.service not in judged else kept.inbound(_inbound(world, local, kept, now))
+        for piece, local in zip(view.inbounds, locals_, strict=True)
+    )
+    outbounds = view.outbounds
+    if any(piece.upstream in moved for piece in outbounds):
+        outbounds = tuple(
+            _reached(world, last.host, piece, locals_) if piece.upstream in moved else piece for piece in outbounds
+        )
+    same = quiet and all(local.definition.name not in judged for local in locals_)
+    return _view(world, last.host, inbounds, outbounds, view.valid_until if same else _valid_until(world, locals_, now))
+
+
+def _view(
+    world: World,
+    host: Host,
+    inbounds: tuple[Inbound, ...],
+    outbounds: tuple[Outbound, ...],
+    valid_until: datetime | None,
+) -> ProxyView:
+    return ProxyView(
+        host=host.name,
+        address=host.address,
+        trust_domain=world.mesh.trust_domain,
+        inbounds=inbounds,
+        outbounds=outbounds,
+        access_log=world.mesh.access_log,
+        bundle=world.bundle,
+        valid_until=valid_until,
+    )
+
+
+def _valid_until(world: World, locals_: tuple[Local, ...], now: datetime) -> datetime | None:
+    expiries = (next_expiry(local.definition.name, world.intentions, now) for local in locals_)
+    return min((at for at in expiries if at is not None), default=None)
+
+
+def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> set[str]:
+    """The names under which another object stands now."""
+    if old is new:
+        return set()
+    return {name for name in old.keys() | new.keys() if old.get(name) is not new.get(name)}
+
+
 class _Kept:
     """Hands out the previous view's object where the new one is equal to it."""
 
     def __init__(self, previous: ProxyView | None) -> None:
         self._inbounds = {(piece.service, piece.instance): piece for piece in previous.inbounds} if previous else {}
-        self._outbounds = {_outbound_key(piece): piece for piece in previous.outbounds} if previous else {}
+        self._previous = previous
+
+    @cached_property
+    def _outbounds(self) -> dict[tuple[str, str, int, str], Outbound]:
+        return {_outbound_key(piece): piece for piece in self._previous.outbounds} if self._previous else {}
 
     def before(self, service: str, instance: str) -> Inbound | None:
         return self._inbounds.get((service, instance))
@@ -115,16 +187,26 @@ def _inbound(world: World, local: Local, kept: _Kept, now: datetime) -> Inbound:
 def _outbound(
     world: World, host: Host, local: Local, upstream: Upstream, locals_: tuple[Local, ...], kept: _Kept
 ) -> Outbound:
-    here = next((other.definition.protocol for other in locals_ if other.definition.name == upstream.service), None)
-    return Outbound(
+    declared = Outbound(
         source=local.definition.name,
         upstream=upstream.service,
-        protocol=protocol_of(world, upstream.service, here, kept.protocol(local.definition.name, upstream)),
-        endpoints=_endpoints(world, host, upstream.service, locals_),
+        protocol=kept.protocol(local.definition.name, upstream),
+        endpoints=(),
         local_port=upstream.local_port or 0,
         local_socket=upstream.local_socket or "",
         socket_mode=upstream.mode,
     )
+    return _reached(world, host, declared, locals_)
+
+
+def _reached(world: World, host: Host, outbound: Outbound, locals_: tuple[Local, ...]) -> Outbound:
+    """The outbound as its upstream speaks and is reached now: it itself where that is as before."""
+    service = outbound.upstream
+    here = next((other.definition.protocol for other in locals_ if other.definition.name == service), None)
+    protocol = protocol_of(world, service, here, outbound.protocol)
+    endpoints = _endpoints(world, host, service, locals_)
+    same = (protocol, endpoints) == (outbound.protocol, outbound.endpoints)
+    return outbound if same else replace(outbound, protocol=protocol, endpoints=endpoints)
 
 
 def _endpoints(world: World, host: Host, service: str, locals_: tuple[Local, ...]) -> tuple[Endpoint, ...]:

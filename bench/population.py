@@ -1,0 +1,113 @@
+"""A made-up mesh of any size, the same for the same size: services, their instances and who may call them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from meshagent.model.service import Instance, ServiceDefinition
+from meshagent.model.world import Local
+from meshagent.policy.resolve import Host
+from meshagent.state.catalog import commit_all, put_instance
+from meshagent.state.keys import Interest, Keys
+from meshagent.state.records import Manifest, OriginRecord, PolicyRecord, decode, encode
+from meshagent.store.base import Changes, Entry, Expect, Put, Store
+
+KEYS = Keys()
+HERE = Host("vm-here", "127.0.0.1")
+SEED = 20261121
+_FIRST_PORT = 32_000
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """`services` services with `instances` each elsewhere, and `sources` intentions for each of them."""
+
+    services: int
+    instances: int = 10
+    sources: int = 10
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"s{number:05d}" for number in range(self.services))
+
+    def called(self, count: int) -> tuple[str, ...]:
+        """`count` of the services, spread over all of them: what one host calls."""
+        return tuple(sorted(random.Random(SEED).sample(self.names, count)))
+
+    def instance(self, service: str, number: int, port: int = 21000) -> Instance:
+        where = int(service[1:]) * self.instances + number
+        address = f"10.{where >> 16 & 255}.{where >> 8 & 255}.{where & 255}"
+        return Instance(
+            service=service, host=f"vm-{where:06d}", id=service, address=address, port=port, protocol="http"
+        )
+
+    def policy(self, service: str, revision: int, denied: str = "") -> Put:
+        """The record of the service's intentions: its sources may call it, but for one."""
+        callers = random.Random(service).sample(self.names, min(self.sources, self.services))
+        rows = [{"name": name, "action": "deny" if name == denied else "allow"} for name in sorted(callers)]
+        document = {"kind": "intention", "name": service, "sources": rows}
+        origin = OriginRecord(who="bench", at=datetime(2026, 11, 21, tzinfo=UTC))
+        key = KEYS.document("intention", service)
+        return Put(key, encode(PolicyRecord(revision=revision, document=document, origins={"": origin})))
+
+    def registrations(self) -> Iterator[Put]:
+        """The writes of all instances."""
+        for service in self.names:
+            for number in range(self.instances):
+                yield put_instance(KEYS, self.instance(service, number), None)
+
+    def policies(self, revision: int) -> Iterator[Put]:
+        """The writes of all intentions."""
+        return (self.policy(service, revision) for service in self.names)
+
+
+async def populate(store: Store, population: Population) -> int:
+    """Write it into a store that holds a mesh. Returns the policy's revision, which makes all of it count at once."""
+    found = (await store.read(KEYS.manifest)).entries[KEYS.manifest]
+    revision = decode(Manifest, found.value).revision + 1
+    await commit_all(store, population.registrations())
+    await commit_all(store, population.policies(revision))
+    await bump(store, revision)
+    return revision
+
+
+async def bump(store: Store, revision: int, *puts: Put) -> None:
+    """Move the policy to the revision, with these writes."""
+    found = (await store.read(KEYS.manifest)).entries[KEYS.manifest]
+    manifest = Put(KEYS.manifest, encode(Manifest(revision=revision)))
+    await store.commit([Expect(KEYS.manifest, found.revision), *puts, manifest])
+
+
+def caller(population: Population, upstreams: int, first_port: int = _FIRST_PORT) -> ServiceDefinition:
+    """A service that calls so many of the others, by loopback ports from `first_port` on."""
+    calls = [
+        {"service": name, "local_port": first_port + place} for place, name in enumerate(population.called(upstreams))
+    ]
+    return ServiceDefinition.model_validate(
+        {"name": population.names[0], "port": 8080, "protocol": "http", "upstreams": calls}
+    )
+
+
+def here(population: Population, upstreams: int) -> tuple[tuple[Local, ...], Interest]:
+    """What runs on the host that is measured, and what it needs to know of the mesh."""
+    definition = caller(population, upstreams)
+    return (Local(definition, 21000),), Interest(
+        frozenset({definition.name}), frozenset(each.service for each in definition.upstreams)
+    )
+
+
+def everything(population: Population, interest: Interest) -> Changes:
+    """The first read of that host, as the store gives it."""
+    documents = [KEYS.mesh, KEYS.document("intention", population.names[0])]
+    mesh = Put(KEYS.mesh, encode(PolicyRecord(revision=1, document={"kind": "mesh", "name": "mesh"})))
+    puts = [Put(KEYS.manifest, encode(Manifest(revision=1))), mesh, population.policy(population.names[0], 1)]
+    puts += [
+        put_instance(KEYS, population.instance(name, number), None)
+        for name in sorted(interest.upstreams)
+        for number in range(population.instances)
+    ]
+    assert {put.key for put in puts} >= set(documents)
+    return Changes(1, tuple(Entry(put.key, put.value, 1) for put in puts), full=True)
