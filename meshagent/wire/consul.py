@@ -34,6 +34,7 @@ _LONGEST_PAUSE = 5.0
 # A server that answers a blocking query at once without news is asked no more often than that.
 _SHORTEST_ROUND = 0.05
 _QUOTED_BODY = 200
+_BAD_REQUEST = 400
 _FORBIDDEN = 403
 _TOO_MANY = 429
 _SERVER_ERROR = 500
@@ -71,7 +72,7 @@ class Credentials(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What Consul said: a status below 500 that is neither 403 nor 429."""
+    """What Consul said: a status below 500 that is none of 400, 403 and 429."""
 
     status: int
     headers: Mapping[str, str]
@@ -122,6 +123,13 @@ def failure_of(status: int, body: bytes, place: str) -> MeshError | None:
             f"Consul refuses: {said}" if known else "Consul does not know the token.",
             next_step="Give the token's policy the right that is missing." if known else "Check store_token_file.",
         )
+    if b"Invalid Session TTL" in body:
+        return None  # what 1.8 says with 500 is the caller's mistake
+    if status == _BAD_REQUEST:
+        return StoreDenied(
+            f"Consul does not take this: {said or 'a bad request'}",
+            next_step="Check dc, ns and partition in the store's URL.",
+        )
     if status == _TOO_MANY or status >= _SERVER_ERROR:
         return StoreUnavailable(
             f"Consul at {place} answers {status}: {said}",
@@ -163,17 +171,26 @@ class Consul:
 
     async def get(self, path: str, params: Mapping[str, str] | None = None, *, deadline: float = DEADLINE) -> Answer:
         """Ask. `path` is quoted already. Raises StoreUnavailable and StoreDenied; other statuses are the caller's."""
-        return await self._call("GET", path, params, None, deadline)
+        return await self._call("GET", path, params, None, deadline, harmless=True)
 
     async def put(
-        self, path: str, params: Mapping[str, str] | None = None, body: object = None, *, deadline: float = DEADLINE
+        self,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        body: object = None,
+        *,
+        deadline: float = DEADLINE,
+        harmless: bool = False,
     ) -> Answer:
-        """Change. A body that is not bytes is sent as JSON. After StoreUnavailable it may have been done or not."""
-        return await self._call("PUT", path, params, _encoded(body), deadline)
+        """Change. A body that is not bytes is sent as JSON. After StoreUnavailable it may have been done or not.
+
+        `harmless`: it may be done twice, so another agent may be asked after one that failed midway.
+        """
+        return await self._call("PUT", path, params, _encoded(body), deadline, harmless=harmless)
 
     async def delete(self, path: str, params: Mapping[str, str] | None = None, *, deadline: float = DEADLINE) -> Answer:
         """Remove. After StoreUnavailable it may have been done or not."""
-        return await self._call("DELETE", path, params, None, deadline)
+        return await self._call("DELETE", path, params, None, deadline, harmless=False)
 
     async def follow(
         self, path: str, params: Mapping[str, str] | None = None, *, index: int = 0, wait: float = WAIT
@@ -212,9 +229,16 @@ class Consul:
             await self._session.close()
 
     async def _call(
-        self, method: str, path: str, params: Mapping[str, str] | None, body: bytes | None, deadline: float
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        body: bytes | None,
+        deadline: float,
+        *,
+        harmless: bool,
     ) -> Answer:
-        """One agent after the other, once each, within the deadline; a write that was begun is not sent again."""
+        """One agent after the other, once each, within the deadline; what was begun is sent again only if harmless."""
         urls = self.address.urls
         place = self._current
         try:
@@ -225,7 +249,7 @@ class Consul:
                         return await self._send(method, urls[place], path, params, body)
                     except _NotReached as missed:
                         self._move_from(place)
-                        if not left or (missed.begun and method != "GET"):
+                        if not left or (missed.begun and not harmless):
                             raise missed.error from None
         except TimeoutError:
             self._move_from(place)

@@ -6,18 +6,21 @@ To add a store: a fixture `<name>_provider` that returns a `Provider`, and its n
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from meshagent.store import open_store
+from meshagent.store.access import Access
 from meshagent.store.base import Store
+from meshagent.store.consul import ConsulStore
 from meshagent.store.sqlite import SqliteStore
+from tests.servers import consul
 
-STORE_PROVIDERS = ("sqlite",)
+STORE_PROVIDERS = ("sqlite", "consul", "consul_acl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class Provider:
     """How long after its ttl a lease may linger."""
     forget_history: Callable[[Store], Awaitable[None]]
     """Makes the server drop its log of changes, so that a watcher which is behind has lost its place."""
+    access: Access = field(default_factory=Access)
+    """Who the suite is to the server."""
 
 
 @pytest.fixture
@@ -45,6 +50,50 @@ def sqlite_provider(tmp_path: Path) -> Provider:
         grace=timedelta(seconds=2),
         forget_history=forget,
     )
+
+
+@pytest.fixture(scope="session")
+def consul_servers() -> Iterator[consul.Servers]:
+    with consul.servers() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def guarded_consul_servers() -> Iterator[consul.Servers]:
+    with consul.servers(acl=True) as running:
+        yield running
+
+
+def provided_by(running: consul.Servers, access: Access) -> Provider:
+    async def forget(store: Store) -> None:
+        # The server keeps no history at all; what a client may go on from is what it saw itself.
+        assert isinstance(store, ConsulStore)
+        store.forget()
+
+    return Provider(
+        url=running.url,
+        # The servers grant a second (session_ttl_min) and end a lease after two.
+        ttl=timedelta(seconds=1),
+        grace=timedelta(seconds=3),
+        forget_history=forget,
+        access=access,
+    )
+
+
+@pytest.fixture
+def consul_provider(consul_servers: consul.Servers) -> Provider:
+    return provided_by(consul_servers, Access())
+
+
+@pytest.fixture
+def consul_acl_provider(guarded_consul_servers: consul.Servers, root: str, tmp_path: Path) -> Provider:
+    """With a token that may use this test's tree and make sessions, and nothing else."""
+    rules = f'''key_prefix "{root}" {{ policy = "write" }} session_prefix "" {{ policy = "write" }}
+        agent_prefix "" {{ policy = "read" }}'''
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text(guarded_consul_servers.policy_token(rules))
+    return provided_by(guarded_consul_servers, Access(token_file=token))
 
 
 @pytest.fixture(params=STORE_PROVIDERS)
@@ -66,7 +115,7 @@ async def store_factory(provider: Provider) -> AsyncIterator[Callable[[], Awaita
     opened: list[Store] = []
 
     async def open_another() -> Store:
-        opened.append(await open_store(provider.url))
+        opened.append(await open_store(provider.url, provider.access))
         return opened[-1]
 
     yield open_another

@@ -1,4 +1,4 @@
-"""What another process does to a store: `store_worker.py URL JOB ROOT [NUMBER]`; prints `ready`, then its result.
+"""What another process does to a store: `store_worker.py URL JOB ROOT [NUMBER [TOKEN_FILE]]`; prints `ready`, then its result.
 
 count   add one to the counter NUMBER times, each by a commit that expects what was read
 churn   write two keys in one commit, for ever
@@ -13,9 +13,11 @@ import itertools
 import json
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 from meshagent.errors import Conflict
 from meshagent.store import open_store
+from meshagent.store.access import Access
 from meshagent.store.base import Expect, Put, Store
 from tests.conformance.mirror import Mirror, values_of
 
@@ -60,8 +62,8 @@ async def watch(store: Store, root: str, _: str) -> None:
     say(json.dumps({key: value.decode() for key, value in mirror.values.items()}))
 
 
-async def main(url: str, job: str, root: str, number: str = "0") -> None:
-    store = await open_store(url)
+async def main(url: str, job: str, root: str, number: str = "0", token_file: str = "") -> None:
+    store = await open_store(url, Access(token_file=Path(token_file) if token_file else None))
     say("ready")
     await {"count": count, "churn": churn, "hold": hold, "watch": watch}[job](store, root, number)
     await store.close()

@@ -46,7 +46,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.root = f"h-{secrets.token_hex(6)}/"
-        self.store: Store = self.runner.run(open_store(self.provider.url))
+        self.store: Store = self.runner.run(open_store(self.provider.url, self.provider.access))
         self.watchers: list[Watcher] = []
         self.revisions: dict[str, int] = {}
         # What was there from each revision on; the newest comes last.

@@ -33,7 +33,7 @@ async def start(provider: Provider, root: str) -> AsyncIterator[Start]:
             sys.executable,
             "-m",
             "tests.conformance.store_worker",
-            *(provider.url, job, root, str(number)),
+            *(provider.url, job, root, str(number), str(provider.access.token_file or "")),
             stdout=PIPE,
             cwd=REPOSITORY,
         )

@@ -1,0 +1,121 @@
+"""Reads Consul's key-value store at one moment, and never takes what a token may not see for what is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from meshagent.errors import StoreDenied, StoreUnavailable
+from meshagent.store.base import Entry, Scope, Snapshot
+from meshagent.store.consul_kv import (
+    PROBE,
+    Form,
+    Part,
+    denied,
+    entries_of,
+    found_of,
+    misjudged,
+    parts_of,
+    probe_of,
+    revisions_of,
+    rounds_of,
+)
+from meshagent.wire.consul import Answer, Consul, key_path
+
+_ATTEMPTS = 50
+_OK = 200
+_ABSENT = 404
+_ROLLED_BACK = 409
+_TOO_LARGE = 413
+
+
+class Reading:
+    """Consistent reads through one client."""
+
+    def __init__(self, consul: Consul) -> None:
+        self._consul = consul
+
+    async def read(self, scope: Scope) -> Snapshot:
+        """All of the scope, and a revision up to which nothing is missing. Raises StoreDenied for what may not be read."""
+        if (name := only(scope)) is not None:
+            params = {"recurse": ""} if name in scope.trees else {}
+            answer, _ = await asyncio.gather(self._consul.get(key_path(name), params), self.require(scope))
+            return content_of(answer, scope)
+        return await self.collect(scope, frozenset())
+
+    async def collect(self, scope: Scope, there: AbstractSet[str]) -> Snapshot:
+        """As `read`, by transactions; `there` guesses which of the scope's keys exist.
+
+        What one transaction cannot hold is read until two passes in a row saw the same: then that was all at once.
+        """
+        held: dict[str, Entry] | None = None
+        for _ in range(_ATTEMPTS):
+            newest = await self.newest(scope)
+            rounds = rounds_of(parts_of(scope, there))
+            found, wrong = await self._pass(rounds, scope)
+            there = (there | wrong) - (there & wrong)
+            if wrong:
+                continue
+            if len(rounds) <= 1 or (held is not None and revisions_of(held) == revisions_of(found)):
+                return Snapshot(found, max(newest, *(entry.revision for entry in found.values()), 0))
+            held = found
+        raise StoreUnavailable("Consul's keys change faster than they can be read together.", next_step="Try again.")
+
+    async def newest(self, scope: Scope) -> int:
+        """The revision of the last write to any key at all: the index of a list of what is nowhere."""
+        near = next(iter(sorted(scope.trees) + sorted(scope.keys)), "")
+        return (await self._consul.get(key_path(near + PROBE), {"keys": ""})).index
+
+    async def require(self, scope: Scope) -> None:
+        """Raise StoreDenied for a tree of the scope that may not be read."""
+        for parts in rounds_of(Part(tree, (probe_of(tree),)) for tree in sorted(scope.trees)):
+            misjudged(parts, await self.transaction([form for part in parts for form in part.forms]))
+
+    async def transaction(self, forms: Sequence[Form], *, writes: bool = False) -> Mapping[str, Any]:
+        """What came of a transaction: `Results`, or `Errors` when it was rolled back. Raises StoreDenied, StoreUnavailable."""
+        answer = await self._consul.put("/v1/txn", body=forms, harmless=not writes)
+        if answer.status == _TOO_LARGE:
+            raise StoreDenied(
+                f"The commit is too large for Consul: {answer.body.decode(errors='replace')}",
+                next_step="Split the change.",
+            )
+        if answer.status not in (_OK, _ROLLED_BACK):
+            raise StoreUnavailable(
+                f"Consul answers {answer.status} to a transaction.",
+                next_step="See Consul's log, and what stands before it.",
+            )
+        said = answer.json()
+        return said if isinstance(said, dict) else {}
+
+    async def _pass(self, rounds: Sequence[Sequence[Part]], scope: Scope) -> tuple[dict[str, Entry], frozenset[str]]:
+        """What the rounds found, and the keys of which they took the wrong one of there and not there."""
+        found: dict[str, Entry] = {}
+        wrong: frozenset[str] = frozenset()
+        for parts in rounds:
+            answer = await self.transaction([form for part in parts for form in part.forms])
+            if answer.get("Errors"):
+                wrong |= misjudged(parts, answer)
+            else:
+                found |= found_of(parts, answer, scope)
+        return found, wrong
+
+
+def only(scope: Scope) -> str | None:
+    """The one key or tree of the scope, which a single call reads whole; None when there are several or none."""
+    names = [*scope.keys, *scope.trees]
+    return names[0] if len(names) == 1 else None
+
+
+def content_of(answer: Answer, scope: Scope) -> Snapshot:
+    """What a call for the scope's only key or tree found. Raises StoreDenied when Consul says that it left something out."""
+    if answer.filtered:
+        raise denied(next(iter(scope.trees or scope.keys)), "read")
+    if answer.status == _ABSENT:
+        return Snapshot({}, answer.index)
+    if answer.status != _OK:
+        said = json.dumps(answer.body.decode(errors="replace"))
+        raise StoreUnavailable(f"Consul answers {answer.status} to a read: {said}", next_step="See Consul's log.")
+    return Snapshot(entries_of(answer.json(), scope), answer.index)
