@@ -56,8 +56,11 @@ class Session:
         return (self.timeout or _TIMEOUT).total_seconds()
 
     @asynccontextmanager
-    async def mesh(self, *, make: bool = False) -> AsyncIterator[OpenMesh]:
-        """The mesh in its store, which `make` may create. Raises UsageProblem, StoreUnavailable and StoreDenied."""
+    async def mesh(self, url: str = "", *, make: bool = False) -> AsyncIterator[OpenMesh]:
+        """The mesh in its store (or in the one at `url`), which `make` may create.
+
+        Raises UsageProblem, StoreUnavailable and StoreDenied.
+        """
         from meshagent.cli.logs import quiet_log
 
         quiet_log()
@@ -65,7 +68,7 @@ class Session:
         from meshagent.state.keys import Keys
 
         signing = self._signing()
-        url = self.store_url()
+        url = url or self.store_url()
         if not make:
             _require_file(url)
         store = await self._open(url)

@@ -49,9 +49,14 @@ class Keys:
         """The record of a document."""
         return self.mesh if kind == "mesh" else f"{self.root}config/{kind}/{name}"
 
+    @property
+    def histories(self) -> str:
+        """Prefix of all history."""
+        return f"{self.root}config/history/"
+
     def history(self, revision: int) -> str:
         """What one revision changed. The digits keep the order."""
-        return f"{self.root}config/history/{revision:012d}"
+        return f"{self.histories}{revision:012d}"
 
     def name(self, key: str) -> str:
         """A document's name in the index: `intention/payments`, `mesh`."""
