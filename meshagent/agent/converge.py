@@ -14,7 +14,7 @@ from meshagent.model.identity import Svid
 from meshagent.model.view import ProxyView
 from meshagent.model.world import Local, World
 from meshagent.policy.resolve import Host, Resolved, resolve_next
-from meshagent.translate.resources import Resources, Translated, translate, translate_rules
+from meshagent.translate.resources import Translated, difference, translate, translate_rules
 from meshagent.translate.settings import Settings
 from meshagent.xds.cache import Cache
 
@@ -78,7 +78,7 @@ class Converger:
         resolved = resolve_next(world, self._host, self.locals, self._resolved, self._clock())
         view = resolved.view
         translated = translate(view, self.svids, self._settings, self._translated)
-        changed, removed = difference(self._translated.resources, translated.resources)
+        changed, removed = difference(self._translated, translated)
         generation = self._cache.update(changed, removed)
         self._resolved, self._translated = resolved, translated
         # Told afterwards, so that the push is on its way before anybody counts, logs or saves it.
@@ -109,9 +109,3 @@ class Converger:
                 await self._dirty.wait()
         except TimeoutError:
             pass
-
-
-def difference(old: Resources, new: Resources) -> tuple[dict[tuple[str, str], bytes], list[tuple[str, str]]]:
-    """(what is new or different, what is gone)."""
-    changed = {key: value for key, value in new.items() if old.get(key) is not value and old.get(key) != value}
-    return changed, [key for key in old if key not in new]

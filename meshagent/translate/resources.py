@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 
@@ -21,20 +21,33 @@ from meshagent.xds.types import CDS, ECDS, EDS, LDS, RDS, SDS
 
 Key = tuple[str, str]  # type URL, name
 Resources = Mapping[Key, bytes]
+Piece = tuple[object, Resources]  # what the resources depend on, and they
 _Named = Iterable[tuple[str, str, Message]]
 
 
 @dataclass(frozen=True, slots=True)
 class Translated:
-    """The resources, and the pieces of the view that they came from, so that the next translation reuses them."""
+    """The resources of a view in pieces, each with its cause, so that the next translation reuses them.
 
-    resources: Resources = field(default_factory=dict)
-    pieces: Mapping[Hashable, tuple[object, Resources]] = field(default_factory=dict)
+    `common` is what all of them depend on. `calls` has one piece for each outbound, in the view's order.
+    """
+
+    common: object = None
+    pieces: Mapping[Hashable, Piece] = field(default_factory=dict)
+    calls: tuple[Piece, ...] = ()
+
+    @property
+    def resources(self) -> Resources:
+        """All of them in one, made anew."""
+        whole: dict[Key, bytes] = {}
+        for _, built in (*self.pieces.values(), *self.calls):
+            whole.update(built)
+        return whole
 
 
 def translate(view: ProxyView, svids: Svids, settings: Settings, previous: Translated | None = None) -> Translated:
     """All resources of the proxy. What depends on nothing that changed since `previous` is taken from it."""
-    memo = _Memo(previous, (view.trust_domain, view.address, view.access_log, settings))
+    memo = _Memo(previous, _common(view, settings))
     _add_rules(memo, view)
     for inbound in view.inbounds:
         app = (inbound.service, inbound.instance, inbound.protocol, inbound.app_address, inbound.app_port)
@@ -45,23 +58,42 @@ def translate(view: ProxyView, svids: Svids, settings: Settings, previous: Trans
     for port, group in groupby(sorted(view.inbounds, key=_by_port), key=lambda inbound: inbound.mtls_port):
         members = tuple(group)
         memo.add(("listen", port), tuple(map(_listened, members)), partial(_listener, members, view, settings))
-    for outbound in view.outbounds:
-        memo.add(("out", outbound_listener_name(outbound)), outbound, partial(_outbound, outbound, view, settings))
     memo.add("roots", view.bundle, lambda: [(SDS, ROOTS, roots_secret(view))])
     for service in sorted(
         {inbound.service for inbound in view.inbounds} | {outbound.source for outbound in view.outbounds}
     ):
         if svid := svids.get(service):
             memo.add(("svid", service), svid, partial(_svid, service, svid))
-    return memo.done()
+    return Translated(memo.common, memo.pieces, _calls(view, settings, memo.before.calls))
 
 
 def translate_rules(view: ProxyView, settings: Settings, previous: Translated) -> Resources:
     """Only what decides calls, and only where it changed since `previous`: it can be on its way before all the rest."""
-    memo = _Memo(previous, (view.trust_domain, view.address, view.access_log, settings))
+    memo = _Memo(previous, _common(view, settings))
     _add_rules(memo, view)
-    held = previous.resources
-    return {key: value for key, value in memo.done().resources.items() if key in held and held[key] != value}
+    rules: dict[Key, bytes] = {}
+    for name, (_, built) in memo.pieces.items():
+        held = previous.pieces[name][1] if name in previous.pieces else {}
+        rules |= {key: value for key, value in built.items() if key in held and held[key] != value}
+    return rules
+
+
+def difference(old: Translated, new: Translated) -> tuple[dict[Key, bytes], list[Key]]:
+    """(what is new or different, what is gone), at the price of the pieces that are not the same."""
+    if old.pieces.keys() == new.pieces.keys() and len(old.calls) == len(new.calls):
+        pairs = [(old.pieces[name][1], built) for name, (_, built) in new.pieces.items()]
+        pairs += [(before, after) for (_, before), (_, after) in zip(old.calls, new.calls, strict=True)]
+        moved = [(before, after) for before, after in pairs if before is not after]
+        # With the same names in each piece nothing came or went, whichever pieces share a name.
+        if all(before.keys() == after.keys() for before, after in moved):
+            return {key: after[key] for before, after in moved for key in after if after[key] != before[key]}, []
+    held, wanted = old.resources, new.resources
+    changed = {key: value for key, value in wanted.items() if held.get(key) != value}
+    return changed, [key for key in held if key not in wanted]
+
+
+def _common(view: ProxyView, settings: Settings) -> object:
+    return (view.trust_domain, view.address, view.access_log, settings)
 
 
 def _by_port(inbound: Inbound) -> tuple[int, str, str]:
@@ -76,10 +108,11 @@ def _listened(inbound: Inbound) -> Hashable:
 
 
 def _add_rules(memo: _Memo, view: ProxyView) -> None:
-    for inbound in view.inbounds:
-        plain = bool(inbound.plain_port)
+    """One filter for all instances of a service: they have the same guard."""
+    for service, inbound in {inbound.service: inbound for inbound in view.inbounds}.items():
+        plain = any(each.plain_port for each in view.inbounds if each.service == service)
         cause = (inbound.guard, inbound.protocol, plain)
-        memo.add(("rules", inbound.service, inbound.instance), cause, partial(_rules, inbound, view, plain))
+        memo.add(("rules", service), cause, partial(_rules, inbound, view, plain))
 
 
 def _rules(inbound: Inbound, view: ProxyView, plain: bool) -> _Named:
@@ -100,9 +133,29 @@ def _plain(inbound: Inbound, view: ProxyView, settings: Settings) -> _Named:
     yield LDS, plain_listener_name(inbound), plain_listener(inbound, view, settings)
 
 
-def _outbound(outbound: Outbound, view: ProxyView, settings: Settings) -> _Named:
+def _calls(view: ProxyView, settings: Settings, before: tuple[Piece, ...]) -> tuple[Piece, ...]:
+    """One piece for each outbound. Their order is almost always as before, so they are compared place by place."""
+    held: Iterable[Piece | None] = before
+    if len(before) != len(view.outbounds):
+        by_name = {outbound_listener_name(piece[0]): piece for piece in before if isinstance(piece[0], Outbound)}
+        held = [by_name.get(outbound_listener_name(outbound)) for outbound in view.outbounds]
+    return tuple(
+        piece if piece and piece[0] is outbound else _call(outbound, piece, view, settings)
+        for piece, outbound in zip(held, view.outbounds, strict=True)
+    )
+
+
+def _call(outbound: Outbound, held: Piece | None, view: ProxyView, settings: Settings) -> Piece:
+    """The outbound's piece. Where its endpoints alone are others, all else is taken from the one before."""
+    endpoints = (EDS, upstream_name(outbound), load_assignment(outbound))
+    if held and isinstance(held[0], Outbound) and replace(held[0], endpoints=outbound.endpoints) == outbound:
+        return outbound, {**held[1], **_serialised([endpoints])}
+    return outbound, _serialised([endpoints, *_call_once(outbound, view, settings)])
+
+
+def _call_once(outbound: Outbound, view: ProxyView, settings: Settings) -> _Named:
+    """What an endpoint that comes or goes leaves as it is."""
     yield CDS, upstream_name(outbound), upstream_cluster(outbound, view.trust_domain)
-    yield EDS, upstream_name(outbound), load_assignment(outbound)
     yield LDS, outbound_listener_name(outbound), outbound_listener(outbound, view, settings)
     if routes := outbound_routes(outbound):
         yield RDS, upstream_name(outbound), routes
@@ -116,21 +169,15 @@ class _Memo:
     """Builds a piece's resources, unless they were built from the same cause before."""
 
     def __init__(self, previous: Translated | None, common: object) -> None:
-        self._before = previous.pieces if previous else {}
-        self._common = common
-        self._pieces: dict[Hashable, tuple[object, Resources]] = {}
+        self.common = common
+        self.before = previous if previous and previous.common == common else Translated()
+        self.pieces: dict[Hashable, Piece] = {}
 
     def add(self, key: Hashable, cause: object, build: Callable[[], _Named]) -> None:
-        whole = (cause, self._common)
-        before = self._before.get(key)
-        if before and before[0] == whole:
-            self._pieces[key] = before
-        else:
-            built = {(kind, name): message.SerializeToString(deterministic=True) for kind, name, message in build()}
-            self._pieces[key] = (whole, built)
+        """Take the piece from before, or build it."""
+        held = self.before.pieces.get(key)
+        self.pieces[key] = held if held and held[0] == cause else (cause, _serialised(build()))
 
-    def done(self) -> Translated:
-        resources: dict[Key, bytes] = {}
-        for _, built in self._pieces.values():
-            resources.update(built)
-        return Translated(resources, self._pieces)
+
+def _serialised(named: _Named) -> dict[Key, bytes]:
+    return {(kind, name): message.SerializeToString(deterministic=True) for kind, name, message in named}

@@ -1,0 +1,109 @@
+"""Worlds that follow each other by single changes, as the store gives them, for a host whose services change too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import strategies as st
+
+from meshagent.model.intention import Intention, IntentionSource
+from meshagent.model.mesh import Mesh
+from meshagent.model.service import Instance, Service, ServiceDefinition
+from meshagent.model.world import Local, Stated, World
+from meshagent.policy.resolve import Host
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+HOST = Host("vm-1", "10.0.0.1")
+NAMES = ("web", "payments", "ledger", "orders")
+NOTHING = World(1, Mesh())
+
+
+def definition(name, *upstreams, protocol="http", instance=None):
+    first = 9000 + (10 if instance else 0)
+    calls = [{"service": each, "local_port": first + NAMES.index(each)} for each in upstreams]
+    return ServiceDefinition.model_validate(
+        {"name": name, "id": instance, "port": 80, "protocol": protocol, "upstreams": calls}
+    )
+
+
+LOCALS = [
+    Local(definition("web", "payments", "ledger"), 21000),
+    Local(definition("web", "payments", "ledger", instance="web-2"), 21001),
+    Local(definition("payments", "ledger", "web", protocol="tcp"), 21000),
+    Local(definition("payments", "ledger", protocol="tcp"), 21000, healthy=False),
+    Local(definition("orders"), 21000, draining=True),
+    Local(definition("orders"), 21000, plain_port=80),
+]
+
+sources = st.builds(
+    IntentionSource,
+    name=st.sampled_from((*NAMES, "*")),
+    action=st.sampled_from(("allow", "deny")),
+    expires_at=st.none() | st.integers(-5, 20).map(lambda seconds: NOW + timedelta(seconds=seconds)),
+)
+intentions = st.lists(sources, max_size=3, unique_by=lambda source: source.name)
+instances = st.lists(
+    st.builds(
+        Instance,
+        service=st.just("ledger"),
+        host=st.sampled_from(("vm-1", "vm-2", "vm-3")),
+        id=st.just("ledger"),
+        address=st.sampled_from(("10.0.0.2", "10.0.0.3")),
+        port=st.integers(21000, 21001),
+        protocol=st.sampled_from(("http", "tcp")),
+        health=st.sampled_from(("passing", "failing", "draining")),
+    ),
+    max_size=3,
+)
+services = st.none() | st.sampled_from(("http", "tcp", None))
+
+
+@st.composite
+def changes(draw):
+    """A World made of another one by one change, as state/fold.py makes it: all else is the same object."""
+    kind = draw(st.sampled_from(("intention", "instances", "service", "mesh", "revision")))
+    name = draw(st.sampled_from((*NAMES, "*") if kind == "intention" else NAMES))
+    if kind == "intention":
+        document = Stated(Intention(name=name, sources=tuple(draw(intentions))))
+        return lambda world: replace(world, intentions={**world.intentions, name: document})
+    if kind == "instances":
+        found = tuple(draw(instances))
+        return lambda world: replace(world, instances={**world.instances, name: found})
+    if kind == "service":
+        protocol = draw(services)
+        held = {name: Stated(Service(name=name, protocol=protocol))} if protocol else {}
+        return lambda world: replace(world, services={k: v for k, v in world.services.items() if k != name} | held)
+    mesh = Mesh(default_action=draw(st.sampled_from(("allow", "deny"))))
+    return lambda world: replace(world, mesh=mesh if kind == "mesh" else world.mesh, revision=world.revision + 1)
+
+
+steps = st.lists(
+    st.tuples(
+        st.lists(changes(), max_size=2),
+        st.none()
+        | st.lists(
+            st.sampled_from(LOCALS), max_size=3, unique_by=lambda local: (local.definition.name, local.definition.id)
+        ),
+        st.integers(-3, 8),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def changed_instances(service, protocol):
+    """One instance of the service, elsewhere."""
+    found = Instance(service=service, host="vm-2", id=service, address="10.0.0.2", port=21000, protocol=protocol)
+    return {service: (found,)}
+
+
+def follow(steps, host_services=1):
+    """(world, locals, now) after each step."""
+    world, locals_, now = NOTHING, tuple(LOCALS[:host_services]), NOW
+    for changed, others, seconds in steps:
+        for change in changed:
+            world = change(world)
+        locals_ = locals_ if others is None else tuple(others)
+        now += timedelta(seconds=seconds)
+        yield world, locals_, now

@@ -1,0 +1,53 @@
+"""The resources of the next view, at the price of what differs, are those that all of the view gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+
+from meshagent.policy.resolve import resolve_next
+from meshagent.translate import resources
+from meshagent.translate.resources import Translated, difference, translate, translate_rules
+from meshagent.translate.settings import Settings
+from meshagent.xds.types import ECDS, EDS
+from tests.unit.policy.worlds import HOST, LOCALS, NOTHING, NOW, changed_instances, follow, steps
+
+SETTINGS = Settings("/log")
+
+
+@given(steps)
+def test_the_next_resources_are_what_translating_everything_gives_and_their_difference_leads_there(steps):
+    last, translated, served = None, Translated(), {}
+    for world, locals_, now in follow(steps):
+        last = resolve_next(world, HOST, locals_, last, now)
+        following = translate(last.view, {}, SETTINGS, translated)
+        changed, removed = difference(translated, following)
+        assert changed.keys().isdisjoint(removed) and served.keys() >= set(removed)
+        served = {key: value for key, value in served.items() if key not in removed} | changed
+        translated = following
+        assert served == translate(last.view, {}, SETTINGS).resources == following.resources
+
+
+@given(steps)
+def test_the_rules_ahead_are_among_what_follows_them(steps):
+    last, translated = None, Translated()
+    for world, locals_, now in follow(steps):
+        last = resolve_next(world, HOST, locals_, last, now)
+        ahead = translate_rules(last.view, SETTINGS, translated)
+        following = translate(last.view, {}, SETTINGS, translated)
+        changed, _ = difference(translated, following)
+        held = {key for key in translated.resources if key[0] == ECDS}
+        assert ahead == {key: value for key, value in changed.items() if key in held}
+        translated = following
+
+
+def test_an_endpoint_change_builds_its_load_assignment_and_nothing_else(monkeypatch):
+    first = resolve_next(NOTHING, HOST, tuple(LOCALS[:2]), None, NOW)
+    before = translate(first.view, {}, SETTINGS)
+    world = replace(NOTHING, instances=changed_instances("ledger", "tcp"))
+    then = resolve_next(world, HOST, tuple(LOCALS[:2]), first, NOW)
+    for name in ("upstream_cluster", "outbound_listener", "rbac_filter", "inbound_listener", "app_cluster"):
+        monkeypatch.delattr(resources, name)
+    changed, removed = difference(before, translate(then.view, {}, SETTINGS, before))
+    assert changed.keys() == {(EDS, "out/web/ledger")} and removed == []
