@@ -80,11 +80,14 @@ class Subscription:
 
     def count(self) -> int:
         """How many names are subscribed to, with those that the wildcard stands for."""
-        return len(self._names.union(self._cache.names(self.type_url)) if self._wildcard else self._names)
+        if not self._wildcard:
+            return len(self._names)
+        every = self._cache.names(self.type_url)
+        return len(every) + sum(name not in every for name in self._names)
 
     def applied(self) -> int:
         """How many resources the client holds in a version that is known."""
-        return sum(not self._doubts.get(name) for name in self._applied)
+        return len(self._applied) - sum(bool(found) and name in self._applied for name, found in self._doubts.items())
 
     def busy(self) -> bool:
         """Whether a look at the cache may find something to send."""
