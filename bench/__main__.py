@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-NAMES = ("propagation", "footprint", "dataplane")
+NAMES = ("propagation", "footprint", "dataplane", "scale")
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from meshagent.store.base import Changes, Entry, Expect, Put, Store
 KEYS = Keys()
 HERE = Host("vm-here", "127.0.0.1")
 SEED = 20261121
-_FIRST_PORT = 32_000
+_FIRST_PORT = 13_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Population:
         return tuple(f"s{number:05d}" for number in range(self.services))
 
     def called(self, count: int) -> tuple[str, ...]:
-        """`count` of the services, spread over all of them: what one host calls."""
-        return tuple(sorted(random.Random(SEED).sample(self.names, count)))
+        """`count` of the services, spread over all but the first, which calls them."""
+        return tuple(sorted(random.Random(SEED).sample(self.names[1:], count)))
 
     def instance(self, service: str, number: int, port: int = 21000) -> Instance:
         where = int(service[1:]) * self.instances + number
@@ -44,10 +44,13 @@ class Population:
             service=service, host=f"vm-{where:06d}", id=service, address=address, port=port, protocol="http"
         )
 
+    def callers(self, service: str) -> list[str]:
+        """Whom its intentions name."""
+        return sorted(random.Random(service).sample(self.names, min(self.sources, self.services)))
+
     def policy(self, service: str, revision: int, denied: str = "") -> Put:
-        """The record of the service's intentions: its sources may call it, but for one."""
-        callers = random.Random(service).sample(self.names, min(self.sources, self.services))
-        rows = [{"name": name, "action": "deny" if name == denied else "allow"} for name in sorted(callers)]
+        """The record of the service's intentions: its callers may call it, but for one."""
+        rows = [{"name": name, "action": "deny" if name == denied else "allow"} for name in self.callers(service)]
         document = {"kind": "intention", "name": service, "sources": rows}
         origin = OriginRecord(who="bench", at=datetime(2026, 11, 21, tzinfo=UTC))
         key = KEYS.document("intention", service)
@@ -81,10 +84,10 @@ async def bump(store: Store, revision: int, *puts: Put) -> None:
     await store.commit([Expect(KEYS.manifest, found.revision), *puts, manifest])
 
 
-def caller(population: Population, upstreams: int, first_port: int = _FIRST_PORT) -> ServiceDefinition:
-    """A service that calls so many of the others, by loopback ports from `first_port` on."""
+def caller(population: Population, upstreams: int) -> ServiceDefinition:
+    """The first service, which calls so many of the others."""
     calls = [
-        {"service": name, "local_port": first_port + place} for place, name in enumerate(population.called(upstreams))
+        {"service": name, "local_port": _FIRST_PORT + place} for place, name in enumerate(population.called(upstreams))
     ]
     return ServiceDefinition.model_validate(
         {"name": population.names[0], "port": 8080, "protocol": "http", "upstreams": calls}
@@ -101,7 +104,6 @@ def here(population: Population, upstreams: int) -> tuple[tuple[Local, ...], Int
 
 def everything(population: Population, interest: Interest) -> Changes:
     """The first read of that host, as the store gives it."""
-    documents = [KEYS.mesh, KEYS.document("intention", population.names[0])]
     mesh = Put(KEYS.mesh, encode(PolicyRecord(revision=1, document={"kind": "mesh", "name": "mesh"})))
     puts = [Put(KEYS.manifest, encode(Manifest(revision=1))), mesh, population.policy(population.names[0], 1)]
     puts += [
@@ -109,5 +111,9 @@ def everything(population: Population, interest: Interest) -> Changes:
         for name in sorted(interest.upstreams)
         for number in range(population.instances)
     ]
-    assert {put.key for put in puts} >= set(documents)
-    return Changes(1, tuple(Entry(put.key, put.value, 1) for put in puts), full=True)
+    return changes(1, puts, full=True)
+
+
+def changes(revision: int, puts: list[Put], *, full: bool = False) -> Changes:
+    """What a watch gives of these writes."""
+    return Changes(revision, tuple(Entry(put.key, put.value, revision) for put in puts), full=full)
