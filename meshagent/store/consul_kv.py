@@ -94,70 +94,53 @@ def denied(key: str, right: str) -> StoreDenied:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A key or tree, and the operations that read it."""
+def readings_of(scope: Scope, there: AbstractSet[str]) -> list[Form]:
+    """What reads a scope of which these keys are there. A key that is not is read as a tree, which may be empty.
 
-    name: str
-    forms: tuple[Form, ...]
-
-
-def tree_part(tree: str) -> Part:
-    """Reads a tree, and fails where it may not be read: Consul leaves out in silence what a token may not see."""
-    return Part(tree, (probe_of(tree), _form("get-tree", tree)))
+    `check-not-exists` would say it better, but asks for the right to write.
+    """
+    keys = [_form("get" if key in there else "get-tree", key) for key in sorted(scope.keys)]
+    return keys + [_form("get-tree", tree) for tree in sorted(scope.trees)]
 
 
-def key_part(key: str, *, there: bool) -> Part:
-    """Reads a key that is there, or shows that it is not; fails when it is the other way round."""
-    return Part(key, (_form("get" if there else "check-not-exists", key),))
+def probes_of(scope: Scope) -> list[Form]:
+    """What shows whether a scope may be read: Consul leaves out of a reading, in silence, what a token may not see.
+
+    `check-index` asks for the right to read one key. All of them fail, each with its reason, and nothing is done.
+    """
+    return [
+        _form("check-index", name, Index=1) for name in (*sorted(scope.keys), *(t + PROBE for t in sorted(scope.trees)))
+    ]
 
 
-def parts_of(scope: Scope, there: AbstractSet[str]) -> list[Part]:
-    """What reads a scope of which these keys are there."""
-    keys = [key_part(key, there=key in there) for key in sorted(scope.keys)]
-    return keys + [tree_part(tree) for tree in sorted(scope.trees)]
+def rounds_of(forms: Sequence[Form]) -> list[Sequence[Form]]:
+    """The operations in as few transactions as there can be."""
+    return [forms[start : start + TRANSACTION] for start in range(0, len(forms), TRANSACTION)]
 
 
-def probe_of(tree: str) -> Form:
-    """Changes and reads nothing; refused where the tree may not be read."""
-    return _form("check-not-exists", tree + PROBE)
-
-
-def rounds_of(parts: Iterable[Part]) -> list[list[Part]]:
-    """The parts in as few transactions as there can be."""
-    rounds: list[list[Part]] = []
-    size = TRANSACTION
-    for part in parts:
-        if size + len(part.forms) > TRANSACTION:
-            rounds.append([])
-            size = 0
-        rounds[-1].append(part)
-        size += len(part.forms)
-    return rounds
-
-
-def misjudged(parts: Sequence[Part], answer: Mapping[str, Any]) -> frozenset[str]:
-    """The keys of which a refused reading took the wrong one of there and not there. Raises StoreDenied."""
-    names = [part.name for part in parts for _ in part.forms]
+def require_readable(probes: Sequence[Form], answer: Mapping[str, Any]) -> None:
+    """Raise StoreDenied when the probes met a missing right."""
     for error in answer.get("Errors") or ():
-        if not (error["What"].endswith((" exists", "doesn't exist"))):
-            raise _unreadable(names[error["OpIndex"]], str(error["What"]))
-    return frozenset(names[error["OpIndex"]] for error in answer.get("Errors") or ())
+        if "ermission denied" in error["What"]:
+            raise denied(str(probes[error["OpIndex"]]["KV"]["Key"]).removesuffix(PROBE), "read")
 
 
-def found_of(parts: Sequence[Part], answer: Mapping[str, Any], scope: Scope) -> dict[str, Entry]:
-    """What a reading found. Raises StoreDenied when a key is missing that was read: Consul hid it."""
+def gone_of(forms: Sequence[Form], answer: Mapping[str, Any]) -> frozenset[str]:
+    """The keys that a reading was sure of and that are not there: it was refused. Raises StoreDenied for other reasons."""
+    errors = answer.get("Errors") or ()
+    for error in errors:
+        if not error["What"].endswith("doesn't exist"):
+            raise StoreDenied(f"Consul refuses to read: {error['What']}", next_step="See Consul's log.")
+    return frozenset(str(forms[error["OpIndex"]]["KV"]["Key"]) for error in errors)
+
+
+def found_of(forms: Sequence[Form], answer: Mapping[str, Any], scope: Scope) -> dict[str, Entry]:
+    """What a reading found. Raises StoreDenied when a key is missing that was there: Consul hid it."""
     found = entries_of((result["KV"] for result in answer.get("Results") or ()), scope)
-    for part in parts:
-        if part.forms[0]["KV"]["Verb"] == "get" and part.name not in found:
-            raise denied(part.name, "read")
+    for form in forms:
+        if form["KV"]["Verb"] == "get" and form["KV"]["Key"] not in found:
+            raise denied(str(form["KV"]["Key"]), "read")
     return found
-
-
-def _unreadable(name: str, said: str) -> StoreDenied:
-    if "ermission denied" in said:
-        return denied(name, "read")
-    return StoreDenied(f"Consul refuses to read {name}: {said}", next_step="See Consul's log.")
 
 
 def entry_of(form: Mapping[str, Any]) -> Entry:

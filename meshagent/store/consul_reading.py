@@ -13,13 +13,13 @@ from meshagent.store.base import Entry, Scope, Snapshot
 from meshagent.store.consul_kv import (
     PROBE,
     Form,
-    Part,
     denied,
     entries_of,
     found_of,
-    misjudged,
-    parts_of,
-    probe_of,
+    gone_of,
+    probes_of,
+    readings_of,
+    require_readable,
     revisions_of,
     rounds_of,
 )
@@ -40,28 +40,29 @@ class Reading:
 
     async def read(self, scope: Scope) -> Snapshot:
         """All of the scope, and a revision up to which nothing is missing. Raises StoreDenied for what may not be read."""
-        if (name := only(scope)) is not None:
-            params = {"recurse": ""} if name in scope.trees else {}
-            answer, _ = await asyncio.gather(self._consul.get(key_path(name), params), self.require(scope))
-            return content_of(answer, scope)
-        return await self.collect(scope, frozenset())
+        if (name := only(scope)) is None:
+            snapshot, _ = await asyncio.gather(self.collect(scope, frozenset()), self.require(scope))
+            return snapshot
+        params = {"recurse": ""} if name in scope.trees else {}
+        answer, _ = await asyncio.gather(self._consul.get(key_path(name), params), self.require(scope))
+        return content_of(answer, scope)
 
     async def collect(self, scope: Scope, there: AbstractSet[str]) -> Snapshot:
-        """As `read`, by transactions; `there` guesses which of the scope's keys exist.
+        """As `read`, by transactions, but blind for rights; `there` guesses which of the scope's keys exist.
 
         What one transaction cannot hold is read until two passes in a row saw the same: then that was all at once.
         """
         held: dict[str, Entry] | None = None
         for _ in range(_ATTEMPTS):
             newest = await self.newest(scope)
-            rounds = rounds_of(parts_of(scope, there))
-            found, wrong = await self._pass(rounds, scope)
-            there = (there | wrong) - (there & wrong)
-            if wrong:
+            rounds = rounds_of(readings_of(scope, there))
+            found, gone = await self._pass(rounds, scope)
+            if gone:
+                there = there - gone
                 continue
             if len(rounds) <= 1 or (held is not None and revisions_of(held) == revisions_of(found)):
                 return Snapshot(found, max(newest, *(entry.revision for entry in found.values()), 0))
-            held = found
+            held, there = found, found.keys()
         raise StoreUnavailable("Consul's keys change faster than they can be read together.", next_step="Try again.")
 
     async def newest(self, scope: Scope) -> int:
@@ -70,9 +71,9 @@ class Reading:
         return (await self._consul.get(key_path(near + PROBE), {"keys": ""})).index
 
     async def require(self, scope: Scope) -> None:
-        """Raise StoreDenied for a tree of the scope that may not be read."""
-        for parts in rounds_of(Part(tree, (probe_of(tree),)) for tree in sorted(scope.trees)):
-            misjudged(parts, await self.transaction([form for part in parts for form in part.forms]))
+        """Raise StoreDenied for a key or tree of the scope that may not be read."""
+        for probes in rounds_of(probes_of(scope)):
+            require_readable(probes, await self.transaction(probes))
 
     async def transaction(self, forms: Sequence[Form], *, writes: bool = False) -> Mapping[str, Any]:
         """What came of a transaction: `Results`, or `Errors` when it was rolled back. Raises StoreDenied, StoreUnavailable."""
@@ -90,17 +91,17 @@ class Reading:
         said = answer.json()
         return said if isinstance(said, dict) else {}
 
-    async def _pass(self, rounds: Sequence[Sequence[Part]], scope: Scope) -> tuple[dict[str, Entry], frozenset[str]]:
-        """What the rounds found, and the keys of which they took the wrong one of there and not there."""
+    async def _pass(self, rounds: Sequence[Sequence[Form]], scope: Scope) -> tuple[dict[str, Entry], frozenset[str]]:
+        """What the rounds found, and the keys that they were sure of and that are gone."""
         found: dict[str, Entry] = {}
-        wrong: frozenset[str] = frozenset()
-        for parts in rounds:
-            answer = await self.transaction([form for part in parts for form in part.forms])
+        gone: frozenset[str] = frozenset()
+        for forms in rounds:
+            answer = await self.transaction(forms)
             if answer.get("Errors"):
-                wrong |= misjudged(parts, answer)
+                gone |= gone_of(forms, answer)
             else:
-                found |= found_of(parts, answer, scope)
-        return found, wrong
+                found |= found_of(forms, answer, scope)
+        return found, gone
 
 
 def only(scope: Scope) -> str | None:

@@ -163,5 +163,5 @@ class Watch:
             return Changes(now.revision, tuple(now.entries.values()), full=True)
         changes = difference(known, now.entries, max(now.revision, position + 1))
         if changes.deleted:
-            await self._reading.require(self._scope)
+            await self._reading.require(Scope(frozenset(changes.deleted), self._scope.trees))
         return changes if changes.entries or changes.deleted else None

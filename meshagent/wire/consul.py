@@ -204,9 +204,11 @@ class Consul:
         attempt = 0
         while True:
             begun = loop.time()
-            asked = {**(params or {}), **({"index": str(index), "wait": f"{wait:g}s"} if index else {})}
+            # After an outage the first question does not wait: servers that came back with older data would hold it.
+            blocks = index and not attempt
+            asked = {**(params or {}), **({"index": str(index), "wait": f"{wait:g}s"} if blocks else {})}
             try:
-                answer = await self.get(path, asked, deadline=deadline_of(wait) if index else DEADLINE)
+                answer = await self.get(path, asked, deadline=deadline_of(wait) if blocks else DEADLINE)
             except StoreUnavailable as error:
                 if self._closed:
                     return

@@ -41,11 +41,12 @@ class StoreMachine(RuleBasedStateMachine):
     """One store, written at random and watched from random revisions."""
 
     provider: Provider
+    tree: str
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.root = f"h-{secrets.token_hex(6)}/"
+        self.root = f"{self.tree}h-{secrets.token_hex(6)}/"
         self.store: Store = self.runner.run(open_store(self.provider.url, self.provider.access))
         self.watchers: list[Watcher] = []
         self.revisions: dict[str, int] = {}
@@ -124,8 +125,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.runner.close()
 
 
-def test_any_history_reads_and_watches_as_a_dict_would(provider: Provider) -> None:
-    machine = type("Machine", (StoreMachine,), {"provider": provider})
+def test_any_history_reads_and_watches_as_a_dict_would(provider: Provider, root: str) -> None:
+    machine = type("Machine", (StoreMachine,), {"provider": provider, "tree": root})
     run_state_machine_as_test(
         machine,
         settings=settings(

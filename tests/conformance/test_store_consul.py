@@ -1,0 +1,259 @@
+"""What only Consul asks of its store: rights that hide in silence, outages of its servers, data that goes back in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from meshagent.errors import LeaseLost, StoreDenied, StoreUnavailable
+from meshagent.store import open_store
+from meshagent.store.access import Access
+from meshagent.store.base import Changes, Delete, Put, Store
+from meshagent.store.consul_kv import TRANSACTION
+from tests.conformance.mirror import Mirror, values_of
+from tests.servers import consul
+
+pytestmark = pytest.mark.conformance
+
+PATIENCE = 30.0
+Tokens = Callable[[str], Access]
+Opened = Callable[..., Awaitable[Store]]
+
+
+@pytest.fixture
+def access_with(guarded_consul_servers: consul.Servers, tmp_path: Path) -> Tokens:
+    """Who may do what the rules say. The same file each time, so that a later token replaces the one before."""
+
+    def made(rules: str) -> Access:
+        token = tmp_path / "token"
+        token.touch(0o600)
+        token.write_text(guarded_consul_servers.policy_token(rules) if rules else "unknown")
+        return Access(token_file=token)
+
+    return made
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Opened]:
+    """Opens a store that is closed after the test."""
+    stores: list[Store] = []
+
+    async def open_one(running: consul.Servers, access: Access | None = None) -> Store:
+        stores.append(await open_store(running.url, access))
+        return stores[-1]
+
+    yield open_one
+    for store in stores:
+        await store.close()
+
+
+@pytest.fixture
+async def owner(guarded_consul_servers: consul.Servers, tmp_path: Path, opened: Opened) -> Store:
+    """A client that may do everything."""
+    token = tmp_path / "owner"
+    token.touch(0o600)
+    token.write_text(guarded_consul_servers.token)
+    return await opened(guarded_consul_servers, Access(token_file=token))
+
+
+async def within(waiting: asyncio.Future[Changes]) -> Changes:
+    return await asyncio.wait_for(waiting, PATIENCE)
+
+
+async def test_a_tree_that_may_not_be_read_is_refused_and_not_empty(
+    guarded_consul_servers: consul.Servers, owner: Store, root: str, access_with: Tokens, opened: Opened
+) -> None:
+    await owner.commit([Put(f"{root}{name}/a", b"") for name in ("mine", "theirs")])
+    store = await opened(guarded_consul_servers, access_with(f'key_prefix "{root}mine/" {{ policy = "read" }}'))
+
+    assert set((await store.read(f"{root}mine/")).entries) == {f"{root}mine/a"}
+    for prefixes in ([f"{root}theirs/"], [f"{root}mine/", f"{root}theirs/"], [f"{root}mine/a", f"{root}theirs/a"]):
+        with pytest.raises(StoreDenied, match=f"{root}theirs/") as refusal:
+            await store.read(*prefixes)
+        assert "policy" in refusal.value.next_step
+        with pytest.raises(StoreDenied):
+            await anext(store.watch(prefixes, after=0))
+    with pytest.raises(StoreDenied, match=f"may not write {root}mine/a"):
+        await store.commit([Put(f"{root}mine/a", b"")])
+    with pytest.raises(StoreDenied):
+        await store.lease(timedelta(seconds=10))
+
+
+@pytest.mark.parametrize("names", [["a/"], ["a/", "b/"]], ids=["one tree", "two trees"])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        'key_prefix "{root}b/" {{ policy = "read" }}',
+        'key_prefix "{root}" {{ policy = "read" }} key "{root}a/2" {{ policy = "deny" }}',
+    ],
+    ids=["the whole tree", "one key in it"],
+)
+async def test_a_right_that_is_taken_away_does_not_look_like_a_deletion(
+    guarded_consul_servers: consul.Servers,
+    owner: Store,
+    root: str,
+    access_with: Tokens,
+    names: list[str],
+    rules: str,
+    opened: Opened,
+) -> None:
+    await owner.commit([Put(f"{root}a/1", b"1"), Put(f"{root}a/2", b"2")])
+    store = await opened(guarded_consul_servers, access_with(f'key_prefix "{root}" {{ policy = "read" }}'))
+    prefixes = [root + name for name in names]
+    watch = store.watch(prefixes, after=(await store.read(*prefixes)).revision)
+    waiting = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0.1)
+
+    access_with(rules.format(root=root))
+    # The query under way goes on with the old token; this wakes it, and the next one has the new token.
+    await owner.commit([Put(f"{root}a/1", b"3")])
+    await owner.commit([Put(f"{root}a/1", b"4")])
+
+    async def follow() -> None:
+        changes = await waiting
+        while True:
+            assert not changes.deleted and not changes.full
+            changes = await anext(watch)
+
+    with pytest.raises(StoreDenied):
+        await asyncio.wait_for(follow(), PATIENCE)
+
+
+async def test_a_new_token_in_the_file_is_used_at_once(
+    guarded_consul_servers: consul.Servers, root: str, access_with: Tokens, opened: Opened
+) -> None:
+    store = await opened(guarded_consul_servers, access_with(""))
+    assert not (await store.check()).ok
+    with pytest.raises(StoreDenied, match="does not know the token"):
+        await store.read(root)
+
+    access_with(f'key_prefix "{root}" {{ policy = "read" }}')
+
+    assert values_of(await store.read(root)) == {}
+    assert (await store.check()).ok
+
+
+async def test_more_prefixes_than_a_transaction_holds_are_read_and_watched_whole(
+    consul_servers: consul.Servers, root: str, opened: Opened
+) -> None:
+    reader, writer = await opened(consul_servers), await opened(consul_servers)
+    prefixes = [f"{root}key/{number}" for number in range(TRANSACTION)]
+    prefixes += [f"{root}tree/{number}/" for number in range(TRANSACTION)]
+    sides = [f"{root}key/0", f"{root}tree/{TRANSACTION - 1}/x"]
+    await writer.commit([Put(side, b"0") for side in sides])
+    start = await reader.read(*prefixes)
+    mirror = Mirror(values_of(start))
+
+    async def write() -> None:
+        for number in range(1, 40):
+            await writer.commit([Put(side, str(number).encode()) for side in sides])
+        await writer.commit([Delete(side) for side in sides])
+
+    def whole(mirror: Mirror) -> bool:
+        assert len({mirror.values.get(side) for side in sides}) == 1
+        return not mirror.values
+
+    writing = asyncio.create_task(write())
+    await mirror.follow(reader, prefixes, after=start.revision, until=whole)
+    await writing
+
+
+async def test_a_lease_shorter_than_consul_allows_is_made_as_short_as_it_can_be(opened: Opened) -> None:
+    with consul.servers(settings={"session_ttl_min": "10s"}) as running:
+        store = await opened(running)
+        lease = await store.lease(timedelta(seconds=1))
+
+        await lease.renew()
+
+        assert lease.ttl == timedelta(seconds=10)
+        with pytest.raises(StoreDenied, match="session_ttl_min|Invalid Session TTL"):
+            await store.lease(timedelta(days=100))
+
+
+async def test_a_server_that_is_killed_and_comes_back_loses_a_watcher_nothing(root: str, opened: Opened) -> None:
+    with consul.servers() as running:
+        store = await opened(running)
+        await store.commit([Put(f"{root}a/1", b""), Put(f"{root}b/1", b"")])
+        lease = await store.lease(timedelta(seconds=60))
+        prefixes = [f"{root}a/", f"{root}b/"]
+        waiting = asyncio.ensure_future(anext(store.watch(prefixes, after=(await store.read(*prefixes)).revision)))
+        await asyncio.sleep(0.2)
+
+        running.kill()
+        with pytest.raises(StoreUnavailable):
+            await store.read(root)
+        with pytest.raises(StoreUnavailable):
+            await store.check()
+        assert not waiting.done()
+        await asyncio.to_thread(running.start)
+        await store.commit([Delete(f"{root}a/1")])
+
+        assert (await within(waiting)).deleted == (f"{root}a/1",)
+        await lease.renew()
+
+
+async def test_a_server_that_lost_its_data_tells_the_whole_and_knows_no_lease(root: str, opened: Opened) -> None:
+    with consul.servers() as running:
+        store = await opened(running)
+        for number in range(50):
+            made = await store.commit([Put(f"{root}{number % 7}", b"")])
+        lease = await store.lease(timedelta(seconds=60))
+        waiting = asyncio.ensure_future(anext(store.watch([root], after=(await store.read(root)).revision)))
+        await asyncio.sleep(0.2)
+
+        running.kill()
+        (node,) = running.nodes
+        for path in sorted((node.directory / "data").rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        await asyncio.to_thread(running.start)
+
+        changes = await within(waiting)
+        assert (changes.full, changes.entries) == (True, ())
+        assert changes.revision < made
+        with pytest.raises(LeaseLost):
+            await lease.renew()
+
+
+async def test_three_servers_serve_through_the_loss_of_a_leader_and_a_frozen_one(root: str, opened: Opened) -> None:
+    async with consul.three_nodes() as running:
+        store = await opened(running)
+        seen: dict[str, bytes] = {}
+        ended = asyncio.Event()
+
+        async def follow() -> None:
+            async for changes in store.watch([f"{root}a/", f"{root}end"], after=0):
+                seen.update({entry.key: entry.value for entry in changes.entries})
+                if f"{root}end" in seen:
+                    ended.set()
+
+        following = asyncio.create_task(follow())
+        async with asyncio.timeout(90):
+            await written(store, f"{root}a/1")
+            (await asyncio.to_thread(running.leader)).kill()
+            await written(store, f"{root}a/2")
+            await asyncio.to_thread(running.start)
+            leader = await asyncio.to_thread(running.leader)
+            leader.freeze()
+            await written(store, f"{root}a/3")
+            leader.thaw()
+            await written(store, f"{root}end")
+            await ended.wait()
+
+        assert set(seen) == {*(f"{root}a/{number}" for number in (1, 2, 3)), f"{root}end"}
+        await store.close()
+        await following
+
+
+async def written(store: Store, key: str) -> None:
+    """Write until it is done."""
+    while True:
+        try:
+            await store.commit([Put(key, b"")])
+        except StoreUnavailable:
+            await asyncio.sleep(0.1)
+        else:
+            return
