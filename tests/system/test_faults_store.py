@@ -1,0 +1,163 @@
+"""Faults of facts/security.md 3.3 in which the store goes away, goes back or moves: real Consul and etcd, under load.
+
+Shortened here; with MESHAGENT_SOAK the outages last as long as the table says (`make soak`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import time
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from meshagent.errors import MeshError
+from tests.servers import consul
+from tests.system.apps import Load, get
+from tests.system.live import KEYS, eventually, free_port
+from tests.system.shop import RATE, shop
+
+SOAK = bool(os.environ.get("MESHAGENT_SOAK"))
+DOWN_SECONDS = 600 if SOAK else 5
+PARTITION_SECONDS = 300 if SOAK else 20
+LEADER_LOSSES = 10 if SOAK else 3
+KINDS = ("consul",)
+TICKS = os.sysconf("SC_CLK_TCK")
+pytestmark = [pytest.mark.timeout(900 if SOAK else 180)]
+
+
+@asynccontextmanager
+async def kept_in(kind, count=1):
+    """Running servers of that kind."""
+    module = {"consul": consul}[kind]
+    async with module.one_node() if count == 1 else module.three_nodes() as made:
+        yield made
+
+
+def cpu_seconds(pid):
+    """CPU time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+async def changed(it, **sources):
+    """Change payments' intentions from another place, as soon as the store takes it."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            return await it.mesh.intend("payments", **sources)
+        except MeshError:
+            assert time.monotonic() < until
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_fault_r1_a_store_that_is_down_costs_no_request_and_is_followed_again_when_it_is_back(kind):
+    async with kept_in(kind) as servers, shop(url=servers.url) as it, Load(it.web, 4, RATE) as load:
+        servers.kill()
+        await eventually(lambda: it.agent.status()["stale_since"], 15)
+        before, began = cpu_seconds(it.agent.process.pid), time.monotonic()
+        await asyncio.sleep(DOWN_SECONDS)
+        used = (cpu_seconds(it.agent.process.pid) - before) / (time.monotonic() - began)
+        await asyncio.to_thread(servers.start)
+        back = time.monotonic()
+        await it.mesh.applied(await changed(it, web="allow", orders="deny", batch="allow"))
+        assert time.monotonic() - back < 5.0
+        await eventually(lambda: it.agent.status()["store_ok"], 5)
+        assert used < 0.05, f"{used:.1%} of a core while the store is away"
+        assert load.failed() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_fault_r3_a_store_put_back_to_an_older_state_takes_nothing_back(kind, tmp_path):
+    async with kept_in(kind) as servers, shop(url=servers.url) as it, Load(it.web, 4, RATE) as load:
+        batch = free_port()
+        upstreams = [{"service": "payments", "local_port": batch}]
+        await it.agent.up(name="batch", port=free_port(), protocol="http", upstreams=upstreams)
+        await it.mesh.applied(await it.mesh.intend("payments", web="allow", orders="deny", batch="allow"))
+        await asyncio.to_thread(servers.kill)
+        for node in servers.nodes:
+            shutil.copytree(node.directory / "data", tmp_path / node.name)
+        await asyncio.to_thread(servers.start)
+        revision = await changed(it, web="allow", orders="deny", batch="deny")
+        await it.mesh.applied(revision)
+        assert (await get(batch)).status == 403
+        await asyncio.to_thread(servers.kill)
+        for node in servers.nodes:
+            shutil.rmtree(node.directory / "data")
+            shutil.copytree(tmp_path / node.name, node.directory / "data")
+        await asyncio.to_thread(servers.start)
+        await eventually(lambda: KEYS.manifest in it.agent.status()["problems"], 40)
+        assert "went back" in it.agent.status()["problems"][KEYS.manifest]
+        assert (await get(batch)).status == 403
+        newest = 0
+        while newest <= revision:
+            newest = await changed(it, web="allow", orders="deny", batch="deny", **{f"more{newest}": "allow"})
+        await it.mesh.applied(newest)
+        assert KEYS.manifest not in it.agent.status()["problems"]
+        assert (await get(batch)).status == 403
+        assert load.failed() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_fault_r4_three_nodes_that_lose_their_leader_again_and_again_lose_no_change_and_no_request(kind):
+    async with kept_in(kind, 3) as servers, shop(url=servers.url) as it, Load(it.web, 4, RATE) as load:
+        for _ in range(LEADER_LOSSES):
+            leader = await asyncio.to_thread(servers.leader)
+            leader.kill()
+            lost = time.monotonic()
+            await it.mesh.applied(await changed(it, web="allow", orders="deny", batch="allow"))
+            await it.mesh.applied(await changed(it, web="allow", orders="deny"))
+            assert time.monotonic() - lost < 10.0
+            await asyncio.to_thread(servers.start)
+        assert load.failed() == []
+
+
+@contextmanager
+def cut_off(ports):
+    """Packets to and from these ports are dropped without a word, on connections that are open too."""
+    table = f"inet meshagent_test_{os.getpid()}"
+    chosen = ", ".join(map(str, ports))
+    rules = (
+        f"table {table} {{ chain in {{ type filter hook input priority 0; "
+        f"tcp dport {{ {chosen} }} drop; tcp sport {{ {chosen} }} drop; }}; }}\n"
+    )
+    subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["nft", "delete", "table", *table.split()], check=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_fault_r6_a_partition_without_a_word_is_noticed_and_healed(kind):
+    async with kept_in(kind) as servers, shop(url=servers.url) as it, Load(it.web, 4, RATE) as load:
+        began = time.monotonic()
+        with cut_off([node.place.rpartition(":")[2] for node in servers.nodes]):
+            await eventually(lambda: it.agent.status()["stale_since"], 30)
+            await asyncio.sleep(max(0.0, PARTITION_SECONDS - (time.monotonic() - began)))
+        healed = time.monotonic()
+        await eventually(lambda: it.agent.status()["store_ok"], 10)
+        await it.mesh.applied(await changed(it, web="allow", orders="deny", batch="allow"))
+        assert time.monotonic() - healed < 10.0
+        assert load.failed() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_fault_r37_with_one_of_three_endpoints_dead_the_next_one_is_used(kind):
+    async with kept_in(kind, 3) as servers:
+        followers = [node for node in servers.nodes if node is not servers.leader()]
+        await asyncio.to_thread(followers[0].kill)
+        first = [followers[0], *(node for node in servers.nodes if node is not followers[0])]
+        url = f"{kind}://{','.join(node.place for node in first)}"
+        async with shop(url=url) as it, Load(it.web, 4, RATE) as load:
+            gone = time.monotonic()
+            await asyncio.to_thread(followers[0].start, servers.nodes)
+            await asyncio.to_thread(followers[1].kill)
+            await it.mesh.applied(await changed(it, web="allow", orders="deny", batch="allow"))
+            assert time.monotonic() - gone < 10.0
+            assert load.failed() == []
