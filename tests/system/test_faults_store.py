@@ -6,9 +6,11 @@ Shortened here; with MESHAGENT_SOAK the outages last as long as the table says (
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -161,3 +163,42 @@ async def test_fault_r37_with_one_of_three_endpoints_dead_the_next_one_is_used(k
             await it.mesh.applied(await changed(it, web="allow", orders="deny", batch="allow"))
             assert time.monotonic() - gone < 10.0
             assert load.failed() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_fault_r2_a_store_that_lost_its_data_changes_nothing_and_gets_its_instances_back(kind):
+    async with kept_in(kind) as servers, shop(url=servers.url) as it, Load(it.web, 4, RATE) as load:
+        backup = f"sqlite://{it.mesh.directory}/backup.db"
+        await meshagent("store", "copy", servers.url, backup)
+        revision = it.agent.status()["revision"]
+        await asyncio.to_thread(servers.kill)
+        for node in servers.nodes:
+            shutil.rmtree(node.directory / "data")
+        await asyncio.to_thread(servers.start)
+        back = time.monotonic()
+        await eventually(lambda: KEYS.manifest in it.agent.status()["problems"], 15)
+        await eventually(lambda: {"payments", "web", "orders"} <= set(offered(servers.url)), 15)
+        assert time.monotonic() - back < 20
+        assert it.agent.status()["revision"] == revision
+        assert (await get(it.orders)).status == 403
+        await meshagent("store", "copy", backup, servers.url)
+        await eventually(lambda: KEYS.manifest not in it.agent.status()["problems"], 10)
+        await it.mesh.applied(await changed(it, web="allow", orders="deny", batch="allow"))
+        assert load.failed() == []
+
+
+async def meshagent(*words):
+    """One command of an operator."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "meshagent", *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    said = (await process.communicate())[0].decode()
+    assert process.returncode == 0, said
+    return said
+
+
+def offered(url):
+    """The services that the catalog has, as a person lists them; nothing while there is no mesh."""
+    words = (sys.executable, "-m", "meshagent", "services", "--all", "--store", url, "--output", "json")
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return [each["service"] for each in json.loads(done.stdout)] if done.returncode == 0 else []
