@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Never
 
 import structlog
 
+from meshagent.agent.pace import Pace
 from meshagent.model.identity import Svid
 from meshagent.model.view import ProxyView
 from meshagent.model.world import Local, World
@@ -25,7 +27,10 @@ _HEAD_START = 0.005
 
 
 class Converger:
-    """Serves the newest inputs: bursts collapse into one push. Nothing is served before the first World is offered."""
+    """Serves the newest inputs: bursts collapse into one push, and a storm of them into a few a second (`Pace`).
+
+    Nothing is served before the first World is offered.
+    """
 
     def __init__(self, host: Host, settings: Settings, cache: Cache, clock: Callable[[], datetime]) -> None:
         self._host = host
@@ -33,6 +38,7 @@ class Converger:
         self._cache = cache
         self._clock = clock
         self._dirty = asyncio.Event()
+        self._pace = Pace()
         self._translated = Translated()
         self.world: World | None = None
         self.locals: tuple[Local, ...] = ()
@@ -51,6 +57,7 @@ class Converger:
         self.world = world or self.world
         self.locals = self.locals if locals_ is None else locals_
         self.svids = self.svids if svids is None else svids
+        self._pace.changed(time.monotonic())
         self._dirty.set()
 
     def remember(self, view: ProxyView) -> None:
@@ -66,12 +73,15 @@ class Converger:
         """Serve, for ever."""
         while True:
             await self._wait()
+            if pause := self._pace.pause(time.monotonic()):
+                await asyncio.sleep(pause)
             self._dirty.clear()
             if self.world is None:
                 continue
-            if self._serve_rules(self.world):
+            if not pause and self._serve_rules(self.world):
                 await asyncio.sleep(_HEAD_START)
             self.serve(self.world)
+            self._pace.served(time.monotonic())
 
     def serve(self, world: World) -> int:
         """Bring the cache up to the inputs. Returns the generation that holds them."""

@@ -1,0 +1,31 @@
+"""How often Envoy is served: each change at once, unless they come in a storm. Pure; the clock is passed in."""
+
+from __future__ import annotations
+
+from collections import deque
+
+# Twenty changes within 0.2 s, so 100 a second, are a storm: what people and rollouts do stays far below.
+_STORM_CHANGES = 20
+_STORM_SECONDS = 0.2
+_STORM_INTERVAL = 0.125  # then Envoy is served 8 times a second: each push costs it more than a change costs us
+
+
+class Pace:
+    """Remembers when changes came and when they were served. All times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._changes: deque[float] = deque(maxlen=_STORM_CHANGES)
+        self._served = float("-inf")
+
+    def changed(self, now: float) -> None:
+        """Something changed."""
+        self._changes.append(now)
+
+    def served(self, now: float) -> None:
+        """Envoy was served all that had changed."""
+        self._served = now
+
+    def pause(self, now: float) -> float:
+        """Seconds to let pass before serving: 0 but in a storm, where more will have changed by then."""
+        stormy = len(self._changes) == _STORM_CHANGES and now - self._changes[0] < _STORM_SECONDS
+        return max(0.0, self._served + _STORM_INTERVAL - now) if stormy else 0.0

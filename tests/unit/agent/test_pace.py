@@ -1,0 +1,55 @@
+"""How often Envoy is served."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from meshagent.agent.pace import Pace
+
+
+def serve(times, changes_end):
+    """When Envoy is served of changes at these times, by a loop that looks whenever something is unserved."""
+    pace, served, now = Pace(), [], 0.0
+    waiting = list(times)
+    while waiting:
+        now = max(now, waiting[0])
+        while waiting and waiting[0] <= now:
+            pace.changed(waiting.pop(0))
+        now += pace.pause(now)
+        while waiting and waiting[0] <= now:
+            pace.changed(waiting.pop(0))
+        pace.served(now)
+        served.append(now)
+        now += 0.001
+    assert served[-1] >= changes_end
+    return served
+
+
+def test_a_lone_change_is_served_at_once():
+    pace = Pace()
+    pace.changed(5.0)
+    assert pace.pause(5.0) == 0.0
+
+
+def test_changes_that_follow_each_other_by_20_ms_are_each_served_at_once():
+    times = [number * 0.02 for number in range(200)]
+    assert serve(times, times[-1]) == pytest.approx(times)
+
+
+def test_a_storm_of_1000_changes_a_second_is_served_at_most_10_times_a_second():
+    times = [number * 0.001 for number in range(10_000)]
+    served = serve(times, times[-1])
+    assert len(served) <= 100
+    assert max(b - a for a, b in pairwise(served)) < 0.15
+
+
+def test_the_first_change_after_a_storm_is_served_at_once():
+    pace = Pace()
+    for number in range(100):
+        pace.changed(number * 0.001)
+    pace.served(0.1)
+    assert pace.pause(0.101) > 0.1
+    pace.changed(0.4)
+    assert pace.pause(0.4) == 0.0
