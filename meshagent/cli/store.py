@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import click
 
 from meshagent.cli.lazy import LazyGroup
-from meshagent.cli.options import awaited, mesh_options
-from meshagent.cli.output import say, show
+from meshagent.cli.options import SERVICE, awaited, mesh_options, misuse
+from meshagent.cli.output import emit, say, show
 from meshagent.cli.session import Session
+from meshagent.state.keys import Keys
+from meshagent.state.rights import Grantee, Role, consul_rules, etcd_commands
+
+_KINDS = ("consul", "etcd")
 
 
 @click.group(cls=LazyGroup)
@@ -52,3 +58,43 @@ async def copy(session: Session, source: str, target: str, dry_run: bool) -> int
     if plan.writes and not dry_run:
         say("set `store` of every agent to it and restart them; they serve on meanwhile")
     return 0
+
+
+@store.command()
+@click.option("--for", "role", type=click.Choice(get_args(Role)), required=True, help="Who is to have the rights.")
+@click.option("--host", type=SERVICE, help="The agent's host, as host.name has it.")
+@click.option("--services", metavar="A,B", default="", help="The services that may run on that host.")
+@click.option("--node", metavar="NAME", help="What Consul calls that machine, where it is not the host's name.")
+@click.option("--kind", type=click.Choice(_KINDS), help="The kind of store; that of --store unless told.")
+@mesh_options("store", "config", "output")
+@click.pass_obj
+def policy(session: Session, role: Role, host: str | None, services: str, node: str | None, kind: str | None) -> None:
+    """Print the least rights that an agent, an operator or an authority needs in the store.
+
+    For Consul the rules of an ACL policy, for etcd the commands that make a role. Nothing is asked or changed.
+
+    \b
+    Example:  meshagent store policy --for agent --host vm-1 --services web,batch --kind consul
+    """
+    grantee = _grantee(role, host, services, node)
+    kind = kind or session.store_url().partition(":")[0]
+    if kind not in _KINDS:
+        raise misuse(
+            f"a store of kind {kind} has no rights of its own, but an owner and a mode: name another with --kind"
+        )
+    text = consul_rules(grantee, Keys()) if kind == "consul" else etcd_commands(grantee, Keys())
+    if session.form() == "table":
+        emit(text)
+    else:
+        show({"name": grantee.name, "kind": kind, "text": text}, session.form())
+
+
+def _grantee(role: Role, host: str | None, services: str, node: str | None) -> Grantee:
+    if role != "agent":
+        if host or services or node:
+            raise misuse("--host, --services and --node are of an agent's rights")
+        return Grantee(role)
+    names = tuple(SERVICE.convert(name.strip(), None, None) for name in services.split(",") if name.strip())
+    if not host or not names:
+        raise misuse("an agent's rights are those of a --host and its --services")
+    return Grantee(role, host, names, node or host)

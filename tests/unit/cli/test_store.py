@@ -22,3 +22,47 @@ def test_a_source_that_is_not_there_is_not_made(mesh, tmp_path):
     result = mesh.run("store", "copy", f"sqlite://{tmp_path}/none.db", f"sqlite://{tmp_path}/new.db", code=4)
     assert "there is no store" in result.stderr
     assert not (tmp_path / "none.db").exists()
+
+
+def test_the_rights_of_an_agent_are_printed_as_consul_takes_them(mesh):
+    words = ("store", "policy", "--for", "agent", "--host", "vm-1", "--services", "web, batch")
+    lines = mesh.run(*words, "--node", "n1", "--store", "consul://127.0.0.1:8500").stdout.splitlines()
+    assert lines[0].startswith("# meshagent agent on vm-1 for web, batch: consul acl policy create")
+    assert lines[1:] == [
+        'key_prefix "meshagent/v1/config/" { policy = "read" }',
+        'key "meshagent/v1/trust/bundle" { policy = "read" }',
+        'key "meshagent/v1/status/vm-1" { policy = "write" }',
+        'service_prefix "" { policy = "read" }',
+        'node_prefix "" { policy = "read" }',
+        'service "web" { policy = "write" }',
+        'service "web-sidecar-proxy" { policy = "write" }',
+        'service "batch" { policy = "write" }',
+        'service "batch-sidecar-proxy" { policy = "write" }',
+        'agent "n1" { policy = "read" }',
+        'session "n1" { policy = "write" }',
+    ]
+
+
+def test_the_rights_of_an_operator_are_printed_as_commands_for_etcd(mesh):
+    found = mesh.json("store", "policy", "--for", "operator", "--kind", "etcd")
+    grant = "etcdctl role grant-permission"
+    assert found["name"] == "meshagent-operator" and found["text"].splitlines()[1:] == [
+        "etcdctl role add meshagent-operator",
+        f"{grant} --prefix=true meshagent-operator readwrite meshagent/v1/config/",
+        f"{grant} meshagent-operator read meshagent/v1/trust/bundle",
+        f"{grant} --prefix=true meshagent-operator read meshagent/v1/status/",
+        f"{grant} --prefix=true meshagent-operator read meshagent/v1/instances/",
+    ]
+
+
+def test_rights_that_nobody_could_mean_are_refused(mesh):
+    for words in (
+        ("--for", "agent", "--kind", "consul"),
+        ("--for", "agent", "--kind", "consul", "--host", "vm-1"),
+        ("--for", "agent", "--kind", "consul", "--host", "VM 1", "--services", "web"),
+        ("--for", "agent", "--kind", "consul", "--host", "vm-1", "--services", "web,../x"),
+        ("--for", "operator", "--kind", "consul", "--host", "vm-1"),
+        ("--for", "operator"),
+    ):
+        mesh.run("store", "policy", *words, code=2)
+    assert "an owner and a mode" in mesh.run("store", "policy", "--for", "operator", code=2).stderr

@@ -1,0 +1,107 @@
+"""The least rights in the store that each part of a mesh needs, as values, Consul ACL rules and etcd commands. Pure.
+
+Places that end in `/` are everything below them, others are one key: without the slash, Consul and etcd both would let
+vm-1 write what is vm-10's (measured, and tested against the real servers in tests/conformance/test_rights.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from shlex import quote
+from typing import Literal
+
+from meshagent.state.keys import Keys
+
+Role = Literal["agent", "operator", "authority"]
+ROLES: tuple[Role, ...] = ("agent", "operator", "authority")
+SIDECAR = "-sidecar-proxy"  # what Consul calls the proxy of a service
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """Reading a place in the store, or reading and writing it."""
+
+    place: str
+    write: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grantee:
+    """Who is given rights. An agent is one on a host, for these services; `node` is what Consul calls that machine."""
+
+    role: Role
+    host: str = ""
+    services: tuple[str, ...] = ()
+    node: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the policy or role is called."""
+        return f"meshagent-{self.role}{f'-{self.host}' if self.host else ''}"
+
+
+def key_rights(grantee: Grantee, keys: Keys) -> tuple[Right, ...]:
+    """What it needs of keys that every store has."""
+    if grantee.role == "agent":
+        return Right(keys.config), Right(keys.bundle), Right(keys.report(grantee.host), write=True)
+    if grantee.role == "operator":
+        return Right(keys.config, write=True), Right(keys.bundle), Right(keys.reports)
+    return Right(keys.manifest), Right(keys.mesh), Right(keys.bundle, write=True)
+
+
+def catalog_rights(grantee: Grantee, keys: Keys) -> tuple[Right, ...]:
+    """What it needs of the catalog, where that is kept in keys (etcd)."""
+    if grantee.role == "authority":
+        return ()
+    own = (f"{keys.instances_of(service)}{grantee.host}/" for service in grantee.services)
+    return Right(keys.instances), *(Right(place, write=True) for place in own)
+
+
+def consul_rules(grantee: Grantee, keys: Keys) -> str:
+    """The rules of a Consul ACL policy. Services are in Consul's own catalog."""
+    lines = [
+        _rule("key_prefix" if right.place.endswith("/") else "key", right.place, write=right.write)
+        for right in key_rights(grantee, keys)
+    ]
+    if grantee.role != "authority":
+        lines += [_rule("service_prefix", ""), _rule("node_prefix", "")]
+    if grantee.role == "agent":
+        names = (name for service in grantee.services for name in (service, service + SIDECAR))
+        lines += [_rule("service", name, write=True) for name in names]
+        lines += [_rule("agent", grantee.node), _rule("session", grantee.node, write=True)]
+    use = f"consul acl policy create -name {grantee.name} -rules @FILE"
+    return "\n".join([f"# {_title(grantee)}: {use}", *lines])
+
+
+def etcd_commands(grantee: Grantee, keys: Keys) -> str:
+    """The etcdctl commands that make the role."""
+    rights = (*key_rights(grantee, keys), *catalog_rights(grantee, keys))
+    return "\n".join(
+        [
+            f"# {_title(grantee)}: then etcdctl user grant-role USER {grantee.name}",
+            f"etcdctl role add {quote(grantee.name)}",
+            *(_grant(grantee.name, right) for right in rights),
+        ]
+    )
+
+
+def _rule(resource: str, place: str, *, write: bool = False) -> str:
+    return f'{resource} {json.dumps(place)} {{ policy = "{"write" if write else "read"}" }}'
+
+
+def _grant(role: str, right: Right) -> str:
+    below = "--prefix=true " if right.place.endswith("/") else ""
+    kind = "readwrite" if right.write else "read"
+    return f"etcdctl role grant-permission {below}{quote(role)} {kind} {quote(right.place)}"
+
+
+def _title(grantee: Grantee) -> str:
+    if grantee.role != "agent":
+        return f"meshagent {grantee.role}"
+    return f"meshagent agent on {grantee.host} for {_words(grantee.services)}"
+
+
+def _words(services: Iterable[str]) -> str:
+    return ", ".join(services)
