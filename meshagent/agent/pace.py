@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-# Twenty changes within 0.2 s, so 100 a second, are a storm: what people and rollouts do stays far below.
+# Twenty changes within 0.4 s, so 50 a second, are a storm: what people and rollouts do stays far below.
 _STORM_CHANGES = 20
-_STORM_SECONDS = 0.2
+_STORM_SECONDS = 0.4
 _STORM_INTERVAL = 0.125  # then Envoy is served 8 times a second: each push costs it more than a change costs us
 
 
