@@ -1,7 +1,8 @@
-"""From the store's commit to the first answer of the new rule, on an open keep-alive connection; and for a new endpoint.
+"""From a commit to its effect, on every store side by side: an intention, an endpoint that comes back, a new instance.
 
-The whole way: SQLite commit, watch, fold, resolve, translate, delta ADS, Envoy. The bare store's own wake-up (commit to
-another process's watch) is measured in the same run beside it, and a control that changes nothing bounds the probe itself.
+The clock starts when the commit is sent and stops with the first answer of the new rule, on a keep-alive connection that is
+open all the while. Beside each store's rows stands the bare store (from the commit until a watch of another client has it)
+and one request while nothing changes. Consul's own mesh is measured by new connections, for it leaves open ones alone.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+from bench.consul_mesh import own_mesh
 from meshagent.state.catalog import put_instance, read_instances
+from meshagent.store import open_store
 from meshagent.store.base import Delete, Put
-from meshagent.store.sqlite import open_sqlite
+from tests.servers import consul
 from tests.system.apps import Caller, HttpApp
 from tests.system.live import KEYS, free_port, live_mesh
 
@@ -21,27 +26,64 @@ PAUSE = 0.04  # seconds between changes: each is seen alone
 
 
 async def run() -> dict:
-    """{"allow/deny": …, "endpoint": …, "store: commit and watch": …, "one request": …}, each with p50, p99 and max in ms."""
-    async with live_mesh() as mesh:
+    """{store: {what: {p50_ms, p99_ms, max_ms, n}}}."""
+    result = {}
+    async with stores() as (urls, consul_servers):
+        for name, url in urls.items():
+            result[name] = await measure(url)
+            show(name, result[name])
+        own = "Consul's own mesh"
+        result[own] = {"intention, new connection": row(await own_mesh(consul_servers, CHANGES, PAUSE))}
+        show(own, result[own])
+    return result
+
+
+@asynccontextmanager
+async def stores() -> AsyncIterator[tuple[dict[str, str], consul.Servers]]:
+    """The URL of each store, "" for a file of the mesh's own; and Consul's servers, with its mesh switched on."""
+    with consul.servers(settings={"connect": {"enabled": True}}) as consul_servers:
+        yield {"sqlite": "", "consul": consul_servers.url}, consul_servers
+
+
+async def measure(url: str) -> dict:
+    """All rows of one store."""
+    async with live_mesh(url=url) as mesh:
         agent = await mesh.agent()
-        app_port, other_port, local = free_port(), free_port(), free_port()
-        async with HttpApp(app_port, "one"), HttpApp(other_port, "two"):
+        app_port, local = free_port(), free_port()
+        async with HttpApp(app_port, "one"):
             await agent.up(name="payments", port=app_port, protocol="http")
-            await agent.up(
-                name="web", port=free_port(), protocol="http", upstreams=[{"service": "payments", "local_port": local}]
-            )
+            upstreams = [{"service": "payments", "local_port": local}]
+            await agent.up(name="web", port=free_port(), protocol="http", upstreams=upstreams)
             await mesh.applied(await mesh.intend("payments", web="allow"))
-            result = {
+            return {
                 "one request (control)": await _control(local),
-                "store: commit and watch": await _store_wake_up(mesh),
-                "intention, open connection": await _flips(mesh, local),
+                "the bare store": await _bare(mesh),
+                "intention": await _flips(mesh, local),
                 "endpoint": await _endpoints(mesh),
             }
-    for name, row in result.items():
-        print(
-            f"{name:30s} p50 {row['p50_ms']:6.2f} ms   p99 {row['p99_ms']:6.2f} ms   max {row['max_ms']:6.2f} ms   n {row['n']}"
-        )
-    return result
+
+
+def show(name: str, rows: dict) -> None:
+    """Print rows."""
+    for what, each in rows.items():
+        times = "   ".join(f"{key} {each[f'{key}_ms']:6.2f} ms" for key in ("p50", "p99", "max"))
+        print(f"{name:18s} {what:26s} {times}   n {each['n']}")
+
+
+class Clock:
+    """Notes when the last commit of a store was sent."""
+
+    def __init__(self, store) -> None:
+        self.sent = 0.0
+        self._store, self._commit = store, store.commit
+        store.commit = self._noted
+
+    async def _noted(self, operations):
+        self.sent = time.perf_counter()
+        return await self._commit(operations)
+
+    def stop(self) -> None:
+        self._store.commit = self._commit
 
 
 async def _control(local: int) -> dict:
@@ -52,44 +94,44 @@ async def _control(local: int) -> dict:
         times.append(time.perf_counter() - began)
         await asyncio.sleep(0.005)
     caller.close()
-    return _row(times)
+    return row(times)
 
 
-async def _store_wake_up(mesh) -> dict:
-    """From before the commit to the change at a watch of another opening of the store: the floor of all that follows."""
+async def _bare(mesh) -> dict:
+    """The floor of all that follows."""
     key, times, seen = f"{KEYS.root}bench/probe", [], asyncio.Event()
-    other = await open_sqlite(mesh.store_path)
+    other = await open_store(mesh.url)
 
     async def watch() -> None:
         async for _ in other.watch((key,), after=(await other.read(key)).revision):
             seen.set()
 
     watching = asyncio.create_task(watch())
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.3)
     for number in range(CHANGES):
         seen.clear()
         began = time.perf_counter()
         await mesh.store.commit([Put(key, b"%d" % number)])
         await seen.wait()
         times.append(time.perf_counter() - began)
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
     watching.cancel()
     await other.close()
-    return _row(times)
+    return row(times)
 
 
 async def _flips(mesh, local: int) -> dict:
-    caller, times = Caller(local), []
+    caller, times, clock = Caller(local), [], Clock(mesh.store)
     for number in range(CHANGES):
         action, wanted = ("deny", 403) if number % 2 == 0 else ("allow", 200)
         await mesh.intend("payments", web=action)
-        began = time.perf_counter()
         while (await caller.get()).status != wanted:
             await asyncio.sleep(0)
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - clock.sent)
         await asyncio.sleep(PAUSE)
     caller.close()
-    return _row(times)
+    clock.stop()
+    return row(times)
 
 
 async def _endpoints(mesh) -> dict:
@@ -98,9 +140,8 @@ async def _endpoints(mesh) -> dict:
     there = await mesh.agent("vm-2")
     async with HttpApp(port, "late"):
         await there.up(name="late", port=port, protocol="http")
-        await here.up(
-            name="caller", port=free_port(), protocol="http", upstreams=[{"service": "late", "local_port": local}]
-        )
+        upstreams = [{"service": "late", "local_port": local}]
+        await here.up(name="caller", port=free_port(), protocol="http", upstreams=upstreams)
         await mesh.applied(await mesh.intend("late", caller="allow"))
         instance = next(each for each in await read_instances(mesh.store, KEYS, "late"))
         key = KEYS.instance("late", "vm-2", "late")
@@ -110,21 +151,21 @@ async def _endpoints(mesh) -> dict:
             while (await caller.get()).status != 503:
                 await asyncio.sleep(0.001)
             await asyncio.sleep(PAUSE)
-            await mesh.store.commit([put_instance(KEYS, instance, None)])
             began = time.perf_counter()
+            await mesh.store.commit([put_instance(KEYS, instance, None)])
             while (await caller.get()).status != 200:
                 await asyncio.sleep(0)
             times.append(time.perf_counter() - began)
         caller.close()
-    return _row(times)
+    return row(times)
 
 
-def _row(times: list[float]) -> dict:
+def row(times: list[float]) -> dict:
+    """Percentiles of seconds, in milliseconds."""
     ordered = sorted(times)
-    at = lambda part: 1000 * ordered[min(len(ordered) - 1, int(part * len(ordered)))]  # noqa: E731
     return {
         "n": len(ordered),
         "p50_ms": 1000 * statistics.median(ordered),
-        "p99_ms": at(0.99),
+        "p99_ms": 1000 * ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
         "max_ms": 1000 * ordered[-1],
     }
