@@ -50,7 +50,8 @@ class Reading:
     async def collect(self, scope: Scope, there: AbstractSet[str]) -> Snapshot:
         """As `read`, by transactions, but blind for rights; `there` guesses which of the scope's keys exist.
 
-        What one transaction cannot hold is read until two passes in a row saw the same: then that was all at once.
+        What one transaction cannot hold was all there at once if nothing was written meanwhile, or if two passes in a
+        row saw the same.
         """
         held: dict[str, Entry] | None = None
         for _ in range(_ATTEMPTS):
@@ -60,7 +61,8 @@ class Reading:
             if gone:
                 there = there - gone
                 continue
-            if len(rounds) <= 1 or (held is not None and revisions_of(held) == revisions_of(found)):
+            same = len(rounds) <= 1 or (held is not None and revisions_of(held) == revisions_of(found))
+            if same or await self.newest(scope) == newest:
                 return Snapshot(found, max(newest, *(entry.revision for entry in found.values()), 0))
             held, there = found, found.keys()
         raise StoreUnavailable("Consul's keys change faster than they can be read together.", next_step="Try again.")
@@ -95,8 +97,8 @@ class Reading:
         """What the rounds found, and the keys that they were sure of and that are gone."""
         found: dict[str, Entry] = {}
         gone: frozenset[str] = frozenset()
-        for forms in rounds:
-            answer = await self.transaction(forms)
+        answers = await asyncio.gather(*(self.transaction(forms) for forms in rounds))
+        for forms, answer in zip(rounds, answers, strict=True):
             if answer.get("Errors"):
                 gone |= gone_of(forms, answer)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Self
 
@@ -14,27 +15,28 @@ from meshagent.store.consul_reading import Reading, content_of, only
 from meshagent.store.pulse import Pulse
 from meshagent.wire.consul import Answer, Consul, key_path, pause_of
 
-# Consul lets one address hold 200 connections; beyond this many names, keys are followed by the tree that they are in.
-MOST_FOLLOWED = 120
+# So many keys of one folder are followed as the folder. A key that is absent is woken by every write near it, and each
+# query holds one of the 200 connections that Consul allows an address.
+CROWD = 8
 _ABSENT = 404
 
 
 def queries_of(scope: Scope) -> dict[str, tuple[str, Mapping[str, str]]]:
     """What to follow for a scope: a name each, with path and parameters.
 
-    A single name is followed with its content. Of several only the moves matter, so their trees are listed one level deep.
+    A single name is followed with its content. Of several only the moves matter: trees are listed one level deep, and a
+    folder from without, so that the answer is its name alone.
     """
     if (name := only(scope)) is not None:
         return {name: (key_path(name), {"recurse": ""} if name in scope.trees else {})}
     listed = {"keys": "", "separator": "/"}
-    trees, keys = set(scope.trees), set(scope.keys)
-    while keys and len(trees) + len(keys) > MOST_FOLLOWED:
-        homes = [key.rpartition("/")[0] for key in keys]
-        fullest = max(sorted(set(homes)), key=homes.count)
-        keys = {key for key in keys if key.rpartition("/")[0] != fullest}
-        trees.add(f"{fullest}/" if fullest else "")
-    followed: dict[str, tuple[str, Mapping[str, str]]] = {tree: (key_path(tree), listed) for tree in trees}
-    return followed | {key: (key_path(key), {}) for key in keys}
+    crowds = Counter(key.rpartition("/")[0] for key in scope.keys)
+    queries: dict[str, tuple[str, Mapping[str, str]]] = {tree: (key_path(tree), listed) for tree in scope.trees}
+    for key in scope.keys:
+        folder = key.rpartition("/")[0]
+        crowded = folder and crowds[folder] >= CROWD
+        queries[f"{folder}/*" if crowded else key] = (key_path(folder), listed) if crowded else (key_path(key), {})
+    return queries
 
 
 class Followers:
@@ -43,6 +45,7 @@ class Followers:
     def __init__(self, consul: Consul, scope: Scope) -> None:
         self._consul = consul
         self._queries = queries_of(scope)
+        self._scope = scope
         self._tasks: list[asyncio.Task[None]] = []
         self.answers: dict[str, Answer] = {}
         self.pulse = Pulse()
@@ -84,8 +87,9 @@ class Followers:
             self.answers[name] = answer
             fell = before is not None and answer.index < before.index
             self.falls += fell
-            # What was absent and still is moves with every write near it.
-            if before is None or fell or not before.status == answer.status == _ABSENT:
+            # What was absent and still is moves with every write near it; of a folder the token may see nothing.
+            exact = name in self._scope.keys or name in self._scope.trees
+            if not exact or before is None or fell or not before.status == answer.status == _ABSENT:
                 self.pulse.beat()
 
 
