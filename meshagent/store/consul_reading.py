@@ -47,24 +47,27 @@ class Reading:
         answer, _ = await asyncio.gather(self._consul.get(key_path(name), params), self.require(scope))
         return content_of(answer, scope)
 
-    async def collect(self, scope: Scope, there: AbstractSet[str]) -> Snapshot:
+    async def collect(self, scope: Scope, there: AbstractSet[str], floor: int | None = None) -> Snapshot:
         """As `read`, by transactions, but blind for rights; `there` guesses which of the scope's keys exist.
 
-        What one transaction cannot hold was all there at once if nothing was written meanwhile, or if two passes in a
-        row saw the same.
+        `floor` is a revision that was reached before, such as an answer's index; without one it is asked for. What one
+        transaction cannot hold was all there at once if nothing was written meanwhile, or if two passes in a row saw
+        the same. The revision is exact unless a key that nobody saw went in the moment of reading.
         """
+        sure = floor is None
+        floor = await self.newest(scope) if floor is None else floor
         held: dict[str, Entry] | None = None
         for _ in range(_ATTEMPTS):
-            newest = await self.newest(scope)
             rounds = rounds_of(readings_of(scope, there))
-            found, gone = await self._pass(rounds, scope)
+            (found, gone), newest = await self._pass_and_newest(rounds, scope)
             if gone:
                 there = there - gone
                 continue
-            same = len(rounds) <= 1 or (held is not None and revisions_of(held) == revisions_of(found))
-            if same or await self.newest(scope) == newest:
-                return Snapshot(found, max(newest, *(entry.revision for entry in found.values()), 0))
-            held, there = found, found.keys()
+            revision = max(floor, *(entry.revision for entry in found.values()), 0)
+            same = held is not None and revisions_of(held) == revisions_of(found)
+            if (len(rounds) <= 1 or newest <= floor or same) and (sure or newest <= revision):
+                return Snapshot(found, revision)
+            held, there, floor, sure = found, found.keys(), newest, True
         raise StoreUnavailable("Consul's keys change faster than they can be read together.", next_step="Try again.")
 
     async def newest(self, scope: Scope) -> int:
@@ -92,6 +95,14 @@ class Reading:
             )
         said = answer.json()
         return said if isinstance(said, dict) else {}
+
+    async def _pass_and_newest(
+        self, rounds: Sequence[Sequence[Form]], scope: Scope
+    ) -> tuple[tuple[dict[str, Entry], frozenset[str]], int]:
+        """A pass, and the newest revision: at the same time for one transaction, which is whole, else afterwards."""
+        if len(rounds) <= 1:
+            return await asyncio.gather(self._pass(rounds, scope), self.newest(scope))
+        return await self._pass(rounds, scope), await self.newest(scope)
 
     async def _pass(self, rounds: Sequence[Sequence[Form]], scope: Scope) -> tuple[dict[str, Entry], frozenset[str]]:
         """What the rounds found, and the keys that they were sure of and that are gone."""

@@ -149,7 +149,8 @@ class Watch:
         if (name := only(self._scope)) is not None:
             return content_of(answers[name], self._scope)
         absent = {name for name, answer in answers.items() if answer.status == _ABSENT}
-        return await self._reading.collect(self._scope, (answers.keys() | known.keys()) - absent)
+        floor = max((answer.index for answer in answers.values()), default=0)
+        return await self._reading.collect(self._scope, (answers.keys() | known.keys()) - absent, floor)
 
     async def _known(self, now: Snapshot, after: int) -> Revisions | None:
         """The content at the revision; None when nobody knows it, since Consul keeps no history."""
