@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
-from meshagent.errors import LeaseLost, StoreDenied, StoreUnavailable
+from meshagent.errors import LeaseLost, StoreDenied, StoreUnavailable, UsageProblem
 from meshagent.store import open_store
 from meshagent.store.access import Access
 from meshagent.store.base import Changes, Delete, Put, Store
@@ -42,8 +47,8 @@ async def opened() -> AsyncIterator[Opened]:
     """Opens a store that is closed after the test."""
     stores: list[Store] = []
 
-    async def open_one(running: consul.Servers, access: Access | None = None) -> Store:
-        stores.append(await open_store(running.url, access))
+    async def open_one(running: consul.Servers, access: Access | None = None, url: str = "") -> Store:
+        stores.append(await open_store(url or running.url, access))
         return stores[-1]
 
     yield open_one
@@ -172,6 +177,50 @@ async def test_a_lease_shorter_than_consul_allows_is_made_as_short_as_it_can_be(
         assert lease.ttl == timedelta(seconds=10)
         with pytest.raises(StoreDenied, match="session_ttl_min|Invalid Session TTL"):
             await store.lease(timedelta(days=100))
+
+
+async def test_tls_shows_who_both_sides_are(tmp_path: Path, root: str, opened: Opened) -> None:
+    ours, theirs = authority(tmp_path / "ours"), authority(tmp_path / "theirs")
+    files = {"ca_file": str(ours.ca_file), "cert_file": str(ours.cert_file), "key_file": str(ours.key_file)}
+    with consul.servers(settings={**files, "verify_incoming_https": True}) as running:
+        url = f"consul://127.0.0.1:{running.nodes[0].https}"
+        store = await opened(running, ours, url)
+        await store.commit([Put(f"{root}a", b"1")])
+        assert values_of(await store.read(root)) == {f"{root}a": b"1"}
+
+        with pytest.raises(StoreDenied, match="certificate"):
+            await (await opened(running, theirs, url)).read(root)
+        with pytest.raises(StoreUnavailable):
+            await (await opened(running, Access(ca_file=ours.ca_file), url)).read(root)
+        with pytest.raises(UsageProblem, match="go together"):
+            await opened(running, Access(ca_file=ours.ca_file, cert_file=ours.cert_file), url)
+        with pytest.raises(StoreDenied, match="absent"):
+            await opened(running, Access(ca_file=tmp_path / "absent"), url)
+
+
+def authority(directory: Path) -> Access:
+    """The files of a root and of one certificate for 127.0.0.1 that it issued."""
+    directory.mkdir()
+    now = datetime.now(UTC)
+    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root_name, name = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in ("root", "consul"))
+
+    def issued(subject: x509.Name, public: ec.EllipticCurvePublicKey, extension: x509.ExtensionType) -> bytes:
+        builder = x509.CertificateBuilder(root_name, subject, public, x509.random_serial_number())
+        lasting = builder.not_valid_before(now - timedelta(minutes=1)).not_valid_after(now + timedelta(hours=1))
+        made = lasting.add_extension(extension, critical=True).sign(root_key, hashes.SHA256())
+        return made.public_bytes(serialization.Encoding.PEM)
+
+    place = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    contents = {
+        "ca.pem": issued(root_name, root_key.public_key(), x509.BasicConstraints(ca=True, path_length=0)),
+        "cert.pem": issued(name, key.public_key(), place),
+        "key.pem": pem,
+    }
+    for file, content in contents.items():
+        (directory / file).write_bytes(content)
+    return Access(ca_file=directory / "ca.pem", cert_file=directory / "cert.pem", key_file=directory / "key.pem")
 
 
 async def test_a_server_that_is_killed_and_comes_back_loses_a_watcher_nothing(root: str, opened: Opened) -> None:

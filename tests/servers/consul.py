@@ -51,6 +51,7 @@ class Node:
     http: int = field(default_factory=free_port)
     serf: int = field(default_factory=free_port)
     rpc: int = field(default_factory=free_port)
+    https: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,6 +72,7 @@ class Node:
             "disable_update_check": True,
             "ports": {
                 "http": self.http,
+                "https": self.https if "cert_file" in self.settings else -1,
                 "serf_lan": self.serf,
                 "server": self.rpc,
                 "dns": -1,
