@@ -94,15 +94,16 @@ def plan_copy(there: Snapshot, here: Snapshot, keys: Keys, trust: Trust) -> Plan
 def _require_same(there: Snapshot, here: Snapshot, keys: Keys, revision: int, before: int) -> None:
     """Refuse a target that is no earlier state of the source: each of its changes must be one of the source's."""
     step = _OTHER.format(root=keys.root)
-    for key, entry in here.entries.items():
-        known = there.entries.get(key)
-        if known is None or (key.startswith(keys.histories) and known.value != entry.value):
-            raise MeshExists(f"the target holds another mesh: {key} there is not what the source has", next_step=step)
+    shared = sorted(key for key in here.entries if key.startswith(keys.histories) and key in there.entries)
+    if any(here.entries[key].value != there.entries[key].value for key in shared):
+        raise MeshExists("the target holds another mesh: its history is not the source's", next_step=step)
     if before > revision:
         raise MeshExists(
             f"the target holds a newer state of this mesh: revision {before}, the source has {revision}",
             next_step="copy the other way round, or " + step,
         )
+    if strange := sorted(here.entries.keys() - there.entries.keys()):
+        raise MeshExists(f"the target holds another mesh: the source has no {strange[0]}", next_step=step)
 
 
 def _staged(keys: Keys, key: str, value: bytes, here: Snapshot, before: int) -> Put | None:

@@ -15,7 +15,7 @@ def test_a_mesh_is_copied_to_another_store_and_the_counts_are_told(mesh, tmp_pat
     assert "web" in mesh.run("intention", "list").stdout
     mesh.run("intention", "deny", "web", "payments")
     refused = mesh.run("store", "copy", source, target, code=1).stderr
-    assert "another mesh" in refused and "delete the keys below meshagent/v1/" in refused
+    assert "newer state" in refused and "delete the keys below meshagent/v1/" in refused
 
 
 def test_a_source_that_is_not_there_is_not_made(mesh, tmp_path):

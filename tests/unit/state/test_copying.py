@@ -15,9 +15,10 @@ from meshagent.model.world import Stated
 from meshagent.state.changes import Author, change, read_documents
 from meshagent.state.copying import copy_mesh
 from meshagent.state.fold import Fold
-from meshagent.state.foundation import lay_foundation
+from meshagent.state.foundation import add_roots, lay_foundation
 from meshagent.state.keys import Interest, Keys
 from meshagent.state.records import Manifest, decode
+from meshagent.state.resign import sign_policy
 from meshagent.state.signing import UNSIGNED, Signing, Trust, new_signer
 from meshagent.store.base import Changes, Delete, Put
 from meshagent.store.sqlite import open_sqlite
@@ -122,6 +123,10 @@ async def test_an_older_state_of_the_same_mesh_is_brought_up_to_date_at_once(sto
     names = [f"s{n}" for n in range(20)]
     await change(stores.source, KEYS, lambda _: says("deny", *names), AUTHOR, signing)
     await change(stores.source, KEYS, lambda _: says("allow", *names[:5]), AUTHOR, signing)
+    if signing.signer:
+        await sign_policy(stores.source, KEYS, AUTHOR, signing, adopt=False)
+    else:
+        await add_roots(stores.source, KEYS, TrustBundle((("mesh.internal", ("ANOTHER",)),)))
     for commits in (0, 1, 2, 2):
         with pytest.raises(ConnectionError):
             await copy(stores, signing, target=SmallStore(stores.target, commits))
@@ -142,21 +147,35 @@ async def test_a_copy_that_broke_off_never_counts_after_a_change_in_the_target(s
         assert stated.thing.sources[0].action == "allow", name
 
 
-async def test_another_mesh_or_a_newer_state_is_never_written_over(stores, signing, tmp_path):
-    other = await open_sqlite(tmp_path / "c.db")
+@pytest.fixture
+async def other(tmp_path, signing):
+    """A store with another mesh, which only its history tells from the first."""
+    opened = await open_sqlite(tmp_path / "c.db")
     later = Author("bob@vm-2", datetime(2026, 11, 22, tzinfo=UTC))
-    await lay_foundation(other, KEYS, Mesh(), TrustBundle(), later, signing)
-    await copy(stores, signing)
-    await change(stores.target, KEYS, lambda _: says("deny", "s1"), AUTHOR, signing)
-    for target in (other, stores.target):
+    await lay_foundation(opened, KEYS, Mesh(), TrustBundle(), later, signing)
+    yield opened
+    await opened.close()
+
+
+async def test_another_mesh_or_a_newer_state_is_never_written_over(stores, signing, other):
+    async def refused(target, problem):
         held = (await target.read("")).entries
-        with pytest.raises(MeshExists):
+        with pytest.raises(MeshExists, match=problem):
             await copy(stores, signing, target=target)
         assert (await target.read("")).entries == held
+
+    await copy(stores, signing)
+    await change(stores.target, KEYS, lambda _: says("deny", "s1"), AUTHOR, signing)
+    await refused(stores.target, "newer state")
+    await refused(other, "another mesh")
+    mesh = Stated(Mesh(default_action="allow"))
+    await change(stores.source, KEYS, lambda _: {("mesh", "mesh"): mesh}, AUTHOR, signing)
+    await refused(other, "another mesh")
     await stores.target.commit([Delete(KEYS.manifest)])
-    with pytest.raises(MeshExists):
-        await copy(stores, signing)
-    await other.close()
+    await refused(stores.target, "another mesh")
+    await other.commit([Delete(key) for key in (await other.read(KEYS.config)).entries])
+    await other.commit([Put(KEYS.document("intention", "strange"), b"{}")])
+    await refused(other, "has no meshagent/v1/config/intention/strange")
 
 
 async def test_a_document_that_was_changed_past_meshagent_is_not_taken_for_the_same_state(stores, signing):

@@ -162,6 +162,22 @@ async def test_a_hidden_record_is_noticed_by_a_host_that_never_saw_it(mesh):
     assert agent.action() == ("*", "deny") and "cannot be proven" in agent.problem()
 
 
+async def test_what_is_hidden_from_a_host_that_takes_up_a_service_later_is_noticed(mesh):
+    await put(mesh, "deny")
+    await mesh.commit([Delete(PAYMENTS), Delete(KEYS.index_of(PAYMENTS))])
+    agent = await Agent("web").look(mesh)
+    agent.fold.narrow(Interest(frozenset({"web", "payments"})))
+    assert (await agent.look(mesh)).action() == ("*", "deny")
+
+
+async def test_an_index_record_in_the_place_of_another_proves_nothing(mesh):
+    await change(mesh, KEYS, lambda _: {**says("deny"), **says("deny", "ledger")}, AUTHOR, ANN)
+    other = KEYS.index_of(KEYS.document("intention", "ledger"))
+    assert other != KEYS.index_of(PAYMENTS)
+    await mesh.commit([Put(KEYS.index_of(PAYMENTS), await raw(mesh, other)), Delete(PAYMENTS)])
+    assert (await Agent().look(mesh)).action() == ("*", "deny")
+
+
 async def test_an_older_or_foreign_index_proves_nothing(mesh):
     await put(mesh, "allow")
     index, record = KEYS.index_of(PAYMENTS), await raw(mesh, PAYMENTS)
@@ -272,14 +288,16 @@ async def test_a_staged_change_is_all_or_nothing_with_both_states_signed(mesh):
 
 
 async def test_a_record_of_an_interrupted_change_never_counts_although_it_is_signed(mesh):
+    key, bucket = KEYS.document("intention", "s3"), bucket_of("intention/s3")
+    mate = next(f"m{n}" for n in range(9999) if bucket_of(f"intention/m{n}") == bucket)
     await put(mesh, "deny", "s3")
-    key = KEYS.document("intention", "s3")
     with pytest.raises(ConnectionError):
         await change(SmallStore(mesh, 5), KEYS, lambda _: {**many(_), **says("allow", "s3")}, AUTHOR, ANN)
     aborted = await raw(mesh, key)
     assert decode(PolicyRecord, aborted).document["sources"][0]["action"] == "allow"
-    for destination in ("payments", "ledger"):
-        await put(mesh, "allow", destination)
+    await put(mesh, "allow", mate)
+    agent = await Agent(*(f"s{number}" for number in range(20))).look(mesh)
+    assert agent.action("s3") == ("web", "deny") and len(agent.fold.world.intentions) == 1 and not agent.fold.problems
     await mesh.commit([Put(key, aborted)])
     assert (await Agent("s3").look(mesh)).action("s3") == ("*", "deny")
 
