@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from meshagent.cli.mesh import OpenMesh
     from meshagent.config import AgentConfig
     from meshagent.state.signing import Signing
-    from meshagent.store.base import Store
+    from meshagent.store.access import Access
 
 SYSTEM_SOCKET = Path("/run/meshagent/agent.sock")
 _SIGNING = ("MESHAGENT_POLICY_SIGNING_KEY", "MESHAGENT_POLICY_PUBLIC_KEYS")
@@ -66,15 +66,24 @@ class Session:
         quiet_log()
         from meshagent.cli.mesh import OpenMesh
         from meshagent.state.keys import Keys
+        from meshagent.state.reach import catalog_at
+        from meshagent.store import open_store
 
         signing = self._signing()
         url = url or self.store_url()
-        if not make:
-            _require_file(url)
-        store = await self._open(url)
+        if not make and is_absent(url):
+            raise StoreUnavailable(
+                f"there is no store at {url}",
+                next_step="start `meshagent agent` once, which makes it; or name another with --store or MESHAGENT_STORE",
+            )
+        access = self._access(url)
+        store = await open_store(url, access)
+        keys = Keys(signed=bool(signing.trust))
+        catalog = catalog_at(url, access, store, keys)
         try:
-            yield OpenMesh(store, Keys(signed=bool(signing.trust)), shown(url), signing)
+            yield OpenMesh(store, catalog, keys, shown(url), signing)
         finally:
+            await catalog.close()
             await store.close()
 
     def agent(self) -> AgentClient:
@@ -83,15 +92,12 @@ class Session:
 
         return AgentClient(self.api or os.environ.get("MESHAGENT_API") or self._default_api())
 
-    async def _open(self, url: str) -> Store:
-        """The store, with what the configuration says of us; a file asks for nothing."""
-        if url.startswith("sqlite:"):
-            from meshagent.store import open_store
+    def _access(self, url: str) -> Access:
+        """What the configuration says of us; a file asks for nothing, and reading one takes its time."""
+        from meshagent.state.reach import access_of
+        from meshagent.store.access import Access
 
-            return await open_store(url)
-        from meshagent.state.reach import open_configured
-
-        return await open_configured(self.configured(), url)
+        return Access() if url.startswith("sqlite:") else access_of(self.configured())
 
     def _signing(self) -> Signing:
         """How policy is signed, as the configuration says; it is not read where nobody wrote one: that takes its time."""
@@ -140,12 +146,10 @@ def _default_file() -> Path:
     return (Path("/etc") if os.getuid() == 0 else home) / "meshagent/agent.yaml"
 
 
-def _require_file(url: str) -> None:
-    """Reading must not make a file: a mistyped path would become an empty store that nobody else looks at."""
+def is_absent(url: str) -> bool:
+    """Whether the URL is that of a file that is not there.
+
+    Reading must not make one: a mistyped path would become an empty store that nobody else looks at.
+    """
     parts = urlsplit(url)
-    if parts.scheme != "sqlite" or Path(unquote(parts.path)).exists():
-        return
-    raise StoreUnavailable(
-        f"there is no store at {url}",
-        next_step="start `meshagent agent` once, which makes it; or name another with --store or MESHAGENT_STORE",
-    )
+    return parts.scheme == "sqlite" and not Path(unquote(parts.path)).exists()

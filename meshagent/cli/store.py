@@ -9,7 +9,7 @@ import click
 from meshagent.cli.lazy import LazyGroup
 from meshagent.cli.options import SERVICE, awaited, mesh_options, misuse
 from meshagent.cli.output import emit, say, show
-from meshagent.cli.session import Session
+from meshagent.cli.session import Session, is_absent, shown
 from meshagent.state.keys import Keys
 from meshagent.state.rights import Grantee, Role, consul_rules, etcd_commands
 
@@ -41,20 +41,21 @@ async def copy(session: Session, source: str, target: str, dry_run: bool) -> int
     \b
     Example:  meshagent store copy sqlite:///var/lib/meshagent/mesh.db etcd://10.0.0.5:2379 --dry-run
     """
-    from meshagent.state.copying import copy_mesh
+    from meshagent.state.copying import copy_mesh, plan_into_nothing
 
-    async with session.mesh(source) as old, session.mesh(target, make=True) as new:
-        plan = await copy_mesh(old.store, new.store, old.keys, old.signing, dry_run=dry_run)
-        counts = {"documents": plan.documents, "history": plan.history, "writes": plan.writes}
-        value = {"from": old.where, "to": new.where, "revision": plan.revision, "before": plan.before, **counts}
-        done = "would write" if dry_run else "wrote"
-        held = f"{plan.documents} documents and {plan.history} changes of history at revision {plan.revision}"
-        words = (
-            f"{done} {plan.writes} keys to {new.where}: {held}"
-            if plan.writes
-            else f"{new.where} holds it already: {held}"
-        )
-        show({**value, "dry_run": dry_run}, session.form(), words)
+    async with session.mesh(source) as old:
+        if dry_run and is_absent(target):
+            plan, where = await plan_into_nothing(old.store, old.keys, old.signing.trust), shown(target)
+        else:
+            async with session.mesh(target, make=True) as new:
+                plan = await copy_mesh(old.store, new.store, old.keys, old.signing, dry_run=dry_run)
+                where = new.where
+    counts = {"documents": plan.documents, "history": plan.history, "writes": plan.writes}
+    value = {"from": old.where, "to": where, "revision": plan.revision, "before": plan.before, **counts}
+    done = "would write" if dry_run else "wrote"
+    held = f"{plan.documents} documents and {plan.history} changes of history at revision {plan.revision}"
+    words = f"{done} {plan.writes} keys to {where}: {held}" if plan.writes else f"{where} holds it already: {held}"
+    show({**value, "dry_run": dry_run}, session.form(), words)
     if plan.writes and not dry_run:
         say("set `store` of every agent to it and restart them; they serve on meanwhile")
     return 0

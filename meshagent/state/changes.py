@@ -100,7 +100,7 @@ async def retried(write: Callable[[], Awaitable[Result]]) -> Result:
 async def _once(store: Store, keys: Keys, edit: Edit, author: Author, signing: Signing) -> Applied:
     snapshot = await store.read(keys.config)
     manifest = read_manifest(snapshot, keys, signing.trust)
-    _require_signer(manifest, signing)
+    require_signer(signing, manifest)
     await unstage(store, keys, snapshot, manifest, signing)
     documents, _ = _documents(snapshot, keys, manifest, signing.trust)
     edits = {name: new for name, new in edit(documents).items() if not _same(documents.get(name), new)}
@@ -205,8 +205,9 @@ def read_manifest(snapshot: Snapshot, keys: Keys, trust: Trust) -> Manifest:
     return manifest
 
 
-def _require_signer(manifest: Manifest, signing: Signing) -> None:
-    if signing.signer is None and (manifest.signature or signing.trust):
+def require_signer(signing: Signing, manifest: Manifest | None = None) -> None:
+    """Raise SignatureRefused where policy is signed, or has to be to be believed here, and there is no key."""
+    if signing.signer is None and (signing.trust or (manifest and manifest.signature)):
         raise SignatureRefused(
             "the policy of this mesh is signed, and there is no key to sign this change with",
             next_step="set policy_signing_key (or MESHAGENT_POLICY_SIGNING_KEY) to the file of the key",

@@ -67,6 +67,11 @@ async def copy_mesh(source: Store, target: Store, keys: Keys, signing: Signing, 
     return plan
 
 
+async def plan_into_nothing(source: Store, keys: Keys, trust: Trust) -> Plan:
+    """What a copy into an empty store would write. Raises NotFound, Conflict and SignatureRefused."""
+    return plan_copy(await source.read(keys.config, keys.bundle), Snapshot({}, 0), keys, trust)
+
+
 def plan_copy(there: Snapshot, here: Snapshot, keys: Keys, trust: Trust) -> Plan:
     """What has to be written to the target (`here`) to make it hold what the source (`there`) holds."""
     manifest = read_manifest(there, keys, trust)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from meshagent.errors import Conflict
 from meshagent.model.identity import TrustBundle
 from meshagent.model.mesh import Mesh
-from meshagent.state.changes import Author
+from meshagent.state.changes import Author, require_signer
 from meshagent.state.index import index_puts, next_index
 from meshagent.state.keys import Keys
 from meshagent.state.records import (
@@ -25,7 +25,11 @@ from meshagent.store.base import Expect, Operation, Put, Store
 async def lay_foundation(
     store: Store, keys: Keys, mesh: Mesh, bundle: TrustBundle, author: Author, signing: Signing = UNSIGNED
 ) -> bool:
-    """Set up the mesh where there is none. Returns whether it was done; two hosts that try at once are both right."""
+    """Set up the mesh where there is none. Returns whether it was done; two hosts that try at once are both right.
+
+    Raises SignatureRefused where signatures are asked for and there is no key.
+    """
+    require_signer(signing)
     if keys.manifest in (await store.read(keys.manifest)).entries:
         return False
     origin = OriginRecord(who=author.who, at=author.at)

@@ -50,7 +50,10 @@ def test_init_signs_where_there_is_a_key_and_others_do_not_believe_it(env, key, 
     mesh.env["MESHAGENT_STORE"] = f"sqlite://{tmp_path}/new.db"
     mesh.env["MESHAGENT_POLICY_SIGNING_KEY"] = str(path)
     (tmp_path / "agent.yaml").write_text(f"data_dir: {tmp_path}/data\n")
-    mesh.run("init", "--config", str(tmp_path / "agent.yaml"))
+    init = ("init", "--config", str(tmp_path / "agent.yaml"))
+    unable = {"MESHAGENT_POLICY_SIGNING_KEY": "", "MESHAGENT_POLICY_PUBLIC_KEYS": public}
+    assert "no key to sign" in type(mesh)(mesh.env | unable).run(*init, code=1).stderr
+    mesh.run(*init)
     mesh.run("intention", "allow", "web", "payments")
     del mesh.env["MESHAGENT_POLICY_SIGNING_KEY"]
     mesh.env["MESHAGENT_POLICY_PUBLIC_KEYS"] = public

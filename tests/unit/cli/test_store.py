@@ -8,6 +8,7 @@ def test_a_mesh_is_copied_to_another_store_and_the_counts_are_told(mesh, tmp_pat
     source, target = mesh.env["MESHAGENT_STORE"], f"sqlite://{tmp_path}/new.db"
     dry = mesh.json("store", "copy", source, target, "--dry-run")
     assert (dry["documents"], dry["history"], dry["revision"], dry["before"]) == (2, 2, 2, 0) and dry["dry_run"]
+    assert not (tmp_path / "new.db").exists()
     wrote = mesh.run("store", "copy", source, target)
     assert f"wrote {dry['writes']} keys" in wrote.stdout and "restart" in wrote.stderr
     assert "holds it already" in mesh.run("store", "copy", source, target).stdout
