@@ -16,10 +16,11 @@ from pathlib import Path
 
 from bench.population import HERE, KEYS, Population, bump, changes, everything, here, populate
 from meshagent.agent.converge import Converger
-from meshagent.state.catalog import put_instance
+from meshagent.model.world import World
+from meshagent.state.catalog import Shelf, put_instance
 from meshagent.state.fold import Fold
 from meshagent.state.records import Manifest, encode
-from meshagent.store.base import Put
+from meshagent.store.base import Changes, Put
 from meshagent.translate.settings import Settings
 from meshagent.xds.cache import Cache
 from tests.system.live import Agent, free_port, live_mesh
@@ -140,8 +141,16 @@ async def _own_part(upstreams: int) -> dict[str, float]:
     """Median microseconds from a change of the store to the changed cache."""
     population = Population(1_000)
     locals_, interest = here(population, upstreams)
-    fold = Fold(KEYS, interest)
-    world = fold.add(everything(population, interest))
+    fold, shelf = Fold(KEYS, interest), Shelf(KEYS)
+
+    def folded(change: Changes) -> World:
+        world = fold.add(change)
+        for service in shelf.add(change):
+            world = fold.list(shelf.listing(service))
+        assert world
+        return world
+
+    world = folded(everything(population, interest))
     converger = Converger(HERE, Settings("/log"), Cache(), lambda: datetime.now(UTC))
     converger.offer(world=world, locals_=locals_)
     converger.serve(world)
@@ -159,7 +168,7 @@ async def _own_part(upstreams: int) -> dict[str, float]:
         for number in range(PURE_ROUNDS):
             change = changes(number, puts(kind, number))
             began = time.perf_counter()
-            converger.serve(fold.add(change))
+            converger.serve(folded(change))
             found.append(1e6 * (time.perf_counter() - began))
             await asyncio.sleep(0)
     return {kind: statistics.median(found) for kind, found in times.items()}

@@ -24,6 +24,7 @@ from meshagent.agent.operations import Here, Operations
 from meshagent.agent.ports import require_free
 from meshagent.agent.roster import Place, Registered, Roster
 from meshagent.agent.snapshots import Snapshots
+from meshagent.agent.upstreams import Upstreams
 from meshagent.agent.watching import Watching
 from meshagent.api.listen import serving
 from meshagent.ca import open_authority
@@ -42,7 +43,7 @@ from meshagent.policy.resolve import Host, resolve
 from meshagent.private import locked, private_dir
 from meshagent.state.keys import Keys
 from meshagent.state.operator_keys import load_signing
-from meshagent.state.reach import open_configured
+from meshagent.state.reach import TTL, access_of, catalog_at, open_configured
 from meshagent.store.lazy import LazyStore
 from meshagent.telemetry.log import set_up_log
 from meshagent.translate.settings import Settings
@@ -82,6 +83,7 @@ class Daemon:
         self.store = LazyStore(lambda: open_configured(config))
         self._trust = load_signing(config).trust
         self.keys = Keys(signed=bool(self._trust))
+        self.catalog = catalog_at(config.store, access_of(config), self.store, self.keys)
         cache_ = Cache()
         self.xds = XdsServer(cache_)
         settings = BootstrapSettings(
@@ -92,15 +94,19 @@ class Daemon:
         self.converger = Converger(self._host, Settings(str(data / "access.log")), cache_, _now)
         self.roster = Roster(data / "services.json", config.host.address, config.inbound_port, self._roster_changed)
         self.health = HealthChecks(self.roster.set_health)
+        watching = Watching(
+            self.store, self.keys, self._last_good, self._world_changed, _now, self._trust, config.host.address
+        )
         self.operations = Operations(
             here=self._here(""),
             roster=self.roster,
-            watching=Watching(self.store, self.keys, self._last_good, self._world_changed, _now, self._trust),
+            watching=watching,
+            upstreams=Upstreams(self.catalog, watching, TTL),
             identities=Identities(
                 self._authority, private_dir(data / "identities"), config.ca.ttl, _now, self._identities_changed
             ),
             converger=self.converger,
-            membership=Membership(self.store, self.keys),
+            membership=Membership(self.store, self.keys, self.catalog, TTL),
             snapshots=Snapshots(data / "snapshot.json"),
             xds=self.xds,
             health=self.health,
@@ -132,6 +138,7 @@ class Daemon:
             for task in tasks:
                 task.cancel()
         await self.xds.stop(0.1)
+        await self.catalog.close()
         await self.store.close()
         _log.info("agent_stopped")
 
@@ -142,6 +149,7 @@ class Daemon:
             self.converger.run(),
             operations.watching.run(),
             operations.watching.run_health(),
+            operations.upstreams.run(),
             operations.identities.run(),
             operations.membership.run(),
             operations.snapshots.run(),

@@ -1,4 +1,4 @@
-"""This host in the store: its lease, its instances, its report. Whatever the store forgets is put back."""
+"""This host in the mesh: its lease and report in the store, its instances in the catalog. What they forget is put back."""
 
 from __future__ import annotations
 
@@ -10,38 +10,39 @@ from typing import Never
 
 import structlog
 
+from meshagent.catalog.base import Catalog, Offer
 from meshagent.errors import LeaseLost, StoreDenied, StoreUnavailable
-from meshagent.model.service import Instance
-from meshagent.state.catalog import commit_all, delete_instance, put_instance, put_report
+from meshagent.state.catalog import put_report
 from meshagent.state.keys import Keys
 from meshagent.state.records import ReportRecord
-from meshagent.store.base import Lease, Operation, Store
+from meshagent.store.base import Lease, Store
 
 _log = structlog.get_logger(__name__)
-TTL = timedelta(seconds=10)
 _LONGEST_PAUSE = 2.0
 
 
 class Membership:
-    """Keeps what is offered in the store, under one lease."""
+    """Keeps what is offered in the catalog, and one lease for the host in the store."""
 
-    def __init__(self, store: Store, keys: Keys, ttl: timedelta = TTL) -> None:
+    def __init__(self, store: Store, keys: Keys, catalog: Catalog, ttl: timedelta) -> None:
         self._store = store
+        self._catalog = catalog
         self._keys = keys
         self._ttl = ttl
         self._lease: Lease | None = None
-        self._instances: Mapping[tuple[str, str], Instance] = {}
+        self._offers: Mapping[tuple[str, str], Offer] = {}
         self._report: ReportRecord | None = None
         self._later: ReportRecord | None = None
-        self._written: dict[tuple[str, str], Instance] = {}
+        self._written: dict[tuple[str, str], Offer] = {}
+        self._tried: dict[tuple[str, str], Offer] = {}  # may be there: an answer was lost
         self._written_report: ReportRecord | None = None
         self._wake = asyncio.Event()
         self._settled = asyncio.Condition()
         self.last_error = ""
 
-    def offer(self, instances: Mapping[tuple[str, str], Instance]) -> None:
+    def offer(self, offers: Mapping[tuple[str, str], Offer]) -> None:
         """Say which instances there are now, by service and id."""
-        self._instances = dict(instances)
+        self._offers = dict(offers)
         self._wake.set()
 
     def report(self, report: ReportRecord, *, urgent: bool) -> None:
@@ -59,9 +60,9 @@ class Membership:
             self._wake.set()
 
     async def settled(self) -> None:
-        """Wait until the store holds what was offered."""
+        """Wait until the catalog holds what was offered."""
         async with self._settled:
-            await self._settled.wait_for(lambda: self._written == self._instances and self._lease is not None)
+            await self._settled.wait_for(lambda: self._written == self._offers and self._lease is not None)
 
     async def run(self) -> Never:
         """Write and renew, for ever."""
@@ -92,8 +93,9 @@ class Membership:
                 pass
 
     async def leave(self) -> None:
-        """Take everything out of the store. An unreachable store is left to the lease."""
+        """Take everything out. A catalog or store that cannot be reached is left to time."""
         try:
+            await self._catalog.deregister([offer.instance for offer in (self._tried | self._written).values()])
             if self._lease:
                 await self._lease.revoke()
         except (StoreUnavailable, StoreDenied, LeaseLost) as error:
@@ -105,25 +107,24 @@ class Membership:
             self._lease = await self._store.lease(self._ttl)
         else:
             await self._lease.renew()
+            await self._catalog.renew([offer.instance for offer in self._written.values()])
         self._report = self._later or self._report
 
     async def _write(self) -> None:
-        """Bring the store up to what is offered."""
+        """Bring the catalog and the store up to what is offered."""
         if self._lease is None:
             return
-        instances, report = dict(self._instances), self._report
-        new = [each for place, each in instances.items() if self._written.get(place) != each]
-        operations: list[Operation] = [put_instance(self._keys, each, self._lease.id) for each in new]
-        for place, each in self._written.items():
-            if place not in instances:
-                operations.append(delete_instance(self._keys, each.service, each.host, each.id))
+        offers, report = dict(self._offers), self._report
+        if gone := [each.instance for place, each in (self._tried | self._written).items() if place not in offers]:
+            await self._catalog.deregister(gone)
+        if new := {place: each for place, each in offers.items() if self._written.get(place) != each}:
+            self._tried |= new
+            await self._catalog.register(list(new.values()), self._lease.id)
         if report is not None and report != self._written_report:
-            operations.append(put_report(self._keys, report, self._lease.id))
-        if operations:
-            await commit_all(self._store, operations)
+            await self._store.commit([put_report(self._keys, report, self._lease.id)])
         self.last_error = ""
         async with self._settled:
-            self._written, self._written_report = instances, report
+            self._written, self._tried, self._written_report = offers, {}, report
             self._settled.notify_all()
 
     def _forget(self) -> None:

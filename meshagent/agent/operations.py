@@ -15,7 +15,9 @@ from meshagent.agent.identities import Identities
 from meshagent.agent.membership import Membership
 from meshagent.agent.roster import Place, Registered, Roster, Source
 from meshagent.agent.snapshots import Snapshots
+from meshagent.agent.upstreams import Upstreams
 from meshagent.agent.watching import Watching
+from meshagent.catalog.base import Offer
 from meshagent.errors import EnvoyFailed, MeshError
 from meshagent.model.service import Instance, ServiceDefinition
 from meshagent.model.view import ProxyView
@@ -50,13 +52,14 @@ class _Served:
 
 
 class Operations:
-    """Joins roster, watching, identities, converger, membership and snapshots."""
+    """Joins roster, watching, upstreams, identities, converger, membership and snapshots."""
 
     def __init__(
         self,
         here: Here,
         roster: Roster,
         watching: Watching,
+        upstreams: Upstreams,
         identities: Identities,
         converger: Converger,
         membership: Membership,
@@ -69,6 +72,7 @@ class Operations:
         self.here = here
         self.roster = roster
         self.watching = watching
+        self.upstreams = upstreams
         self.identities = identities
         self.converger = converger
         self.membership = membership
@@ -77,6 +81,7 @@ class Operations:
         self.health = health
         self._clock = clock
         self._active = active
+        watching.on_upstreams = upstreams.want
         self._waiting: list[_Served] = []
         self._policy: object = None
         self.live: frozenset[Place] = frozenset()
@@ -135,7 +140,7 @@ class Operations:
         offered = {
             place: each for place, each in self.roster.registered.items() if place in self.live and not each.draining
         }
-        self.membership.offer({place: self._instance(each) for place, each in offered.items()})
+        self.membership.offer({place: Offer(self._instance(each), each.definition) for place, each in offered.items()})
 
     def _instance(self, each: Registered) -> Instance:
         return Instance(
@@ -154,7 +159,7 @@ class Operations:
     # --- what a person asks
 
     async def up(self, definition: ServiceDefinition, source: Source, wait: float) -> Registered:
-        """Register a service; returns when its listeners are up and the store knows it, at most `wait` seconds later.
+        """Register a service; returns when its listeners are up and the catalog knows it, at most `wait` seconds later.
 
         Raises PortInUse, UsageProblem; EnvoyFailed when Envoy refuses a listener or is not there in time.
         """
@@ -261,6 +266,8 @@ class Operations:
         found.update({f"svid/{service}": text for service, text in self.identities.problems.items()})
         if self.snapshots.problem:
             found["snapshot"] = self.snapshots.problem
+        if self.upstreams.problem:
+            found["catalog"] = self.upstreams.problem
         if self.membership.last_error:
             found["registration"] = self.membership.last_error
         return found

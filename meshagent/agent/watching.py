@@ -1,18 +1,20 @@
-"""Follows the store: what this host needs to know, as the newest World, with last-known-good through any outage."""
+"""Follows policy in the store: what this host needs to know, as the newest World, with last-known-good through any outage."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Never
 
 import structlog
 
+from meshagent.agent.interrupt import until_set
+from meshagent.catalog.base import Listing
 from meshagent.errors import StoreDenied, StoreUnavailable
 from meshagent.model.world import World
-from meshagent.state.fold import Fold
+from meshagent.state.fold import Fold, went_back
 from meshagent.state.keys import Interest, Keys
 from meshagent.state.signing import Trust
 from meshagent.store.base import Changes, Store
@@ -20,12 +22,14 @@ from meshagent.store.base import Changes, Store
 _log = structlog.get_logger(__name__)
 _LONGEST_PAUSE = 1.0
 _HEALTH_EVERY = 2.0
+_LONGEST_START = timedelta(seconds=2)  # an agent that waited longer for its store has started during an outage
 
 
 class Watching:
     """One loop that reads and watches the prefixes of interest. `on_world` gets each new World.
 
-    With `trust`, policy counts only when one of its keys signed it; `keys.signed` says so too.
+    With `trust`, policy counts only when one of its keys signed it; `keys.signed` says so too. `here` is this host's
+    address, which tells which instances' addresses cannot be right.
     """
 
     def __init__(
@@ -36,10 +40,11 @@ class Watching:
         on_world: Callable[[World], None],
         clock: Callable[[], datetime],
         trust: Trust | None = None,
+        here: str = "",
     ) -> None:
         self._store = store
         self._keys = keys
-        self._fold = Fold(keys, Interest(), last_good, trust)
+        self._fold = Fold(keys, Interest(), last_good, trust, here)
         self._on_world = on_world
         self._clock = clock
         self._interest = Interest()
@@ -47,6 +52,13 @@ class Watching:
         self._complete = asyncio.Event()
         self._told: dict[str, str] = {}
         self.stale_since: datetime | None = clock()
+        self.outage_ended = float("-inf")  # by the event loop's clock: hosts need their time to register again
+        self.on_upstreams: Callable[[frozenset[str]], None] = lambda _: None
+
+    @property
+    def world(self) -> World | None:
+        """The World in force."""
+        return self._fold.world
 
     @property
     def problems(self) -> dict[str, str]:
@@ -63,25 +75,29 @@ class Watching:
         """Wait until the store was read whole once."""
         await self._complete.wait()
 
+    def list(self, listing: Listing) -> None:
+        """Take in the instances of an upstream."""
+        self._tell(lambda: self._fold.list(listing))
+
+    async def believable(self) -> bool:
+        """Whether the store holds this mesh at this moment, and not the nothing of one that lost its data.
+
+        Raises StoreUnavailable, StoreDenied.
+        """
+        entry = (await self._store.read(self._keys.manifest)).entries.get(self._keys.manifest)
+        return entry is not None and not went_back(entry.value, self._fold.world)
+
     async def run(self) -> Never:
         """Follow, for ever."""
         attempt = 0
         while True:
             self._moved.clear()
-            follow = asyncio.create_task(self._follow())
-            moved = asyncio.create_task(self._moved.wait())
             try:
-                await asyncio.wait((follow, moved), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in (follow, moved):
-                    task.cancel()
-                outcome, _ = await asyncio.gather(follow, moved, return_exceptions=True)
-            if isinstance(outcome, StoreUnavailable | StoreDenied):
+                await until_set(self._moved, self._follow())
+            except (StoreUnavailable, StoreDenied) as error:
                 attempt = 0 if self.stale_since is None else attempt + 1
-                self._stale(str(outcome))
+                self._stale(str(error))
                 await asyncio.sleep(random.uniform(0.05, min(_LONGEST_PAUSE, 0.1 * 2**attempt)))  # noqa: S311 - jitter
-            elif isinstance(outcome, Exception):
-                raise outcome
 
     async def run_health(self) -> Never:
         """Ask now and then whether the store still answers: a watch alone waits in silence."""
@@ -102,6 +118,7 @@ class Watching:
         prefixes = interest.prefixes(self._keys)
         snapshot = await self._store.read(*prefixes)
         self._fold.narrow(interest)
+        self.on_upstreams(interest.upstreams)
         self._take(Changes(snapshot.revision, tuple(snapshot.entries.values()), full=True))
         self._fresh()
         self._complete.set()
@@ -109,8 +126,11 @@ class Watching:
             self._take(changes)
 
     def _take(self, changes: Changes) -> None:
+        self._tell(lambda: self._fold.add(changes))
+
+    def _tell(self, fold: Callable[[], World | None]) -> None:
         before = self._fold.world
-        world = self._fold.add(changes)
+        world = fold()
         self._tell_problems()
         if world is not None and world is not before:
             self._on_world(world)
@@ -134,5 +154,7 @@ class Watching:
     def _fresh(self) -> None:
         self._told.pop("store", None)
         if self.stale_since is not None:
+            if self._complete.is_set() or self._clock() - self.stale_since > _LONGEST_START:
+                self.outage_ended = asyncio.get_running_loop().time()
             _log.info("store_followed", stale_since=self.stale_since.isoformat())
         self.stale_since = None

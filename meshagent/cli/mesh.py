@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from meshagent.catalog.base import Catalog
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
@@ -18,7 +19,7 @@ from meshagent.model.view import Guard
 from meshagent.model.world import Stated, World
 from meshagent.policy.precedence import guard
 from meshagent.policy.resolve import protocol_of
-from meshagent.state.catalog import read_instances
+from meshagent.state.catalog import instances_of
 from meshagent.state.changes import Author, Documents, read_documents
 from meshagent.state.keys import Keys
 from meshagent.state.signing import UNSIGNED, Signing
@@ -27,9 +28,10 @@ from meshagent.store.base import Store
 
 @dataclass(frozen=True, slots=True)
 class OpenMesh:
-    """A store that is open, `where` it is, as it may be printed, and how its policy is signed."""
+    """A store that is open, its catalog, `where` they are, as it may be printed, and how the policy is signed."""
 
     store: Store
+    catalog: Catalog
     keys: Keys
     where: str
     signing: Signing = UNSIGNED
@@ -37,7 +39,11 @@ class OpenMesh:
     async def read(self) -> Seen:
         """Everything that commands decide from. Raises NotFound without a mesh, StoreUnavailable, StoreDenied."""
         revision, documents, problems = await read_documents(self.store, self.keys, self.signing.trust)
-        return Seen(revision, documents, self._by_name(problems), await read_instances(self.store, self.keys))
+        return Seen(revision, documents, self._by_name(problems), await self.instances())
+
+    async def instances(self) -> tuple[Instance, ...]:
+        """What the catalog holds. Raises StoreUnavailable, StoreDenied."""
+        return instances_of(await self.catalog.read())
 
     def _by_name(self, problems: Mapping[str, str]) -> dict[tuple[str, str], str]:
         named = ((self.keys.parse_document(key), problem) for key, problem in problems.items())

@@ -105,10 +105,8 @@ async def _list_here(session: Session) -> None:
 
 @awaited
 async def _list_all(session: Session) -> None:
-    from meshagent.state.catalog import read_instances
-
     async with session.mesh() as mesh:
-        instances = await read_instances(mesh.store, mesh.keys)
+        instances = await mesh.instances()
     if not instances:
         say("no service is registered in the mesh")
     titles = ("NAME", "HOST", "ID", "ADDRESS", "PROTOCOL", "HEALTH", "META", "ZONE")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from meshagent.cli.mesh import OpenMesh
     from meshagent.config import AgentConfig
     from meshagent.state.signing import Signing
-    from meshagent.store.base import Store
+    from meshagent.store.access import Access
 
 SYSTEM_SOCKET = Path("/run/meshagent/agent.sock")
 _SIGNING = ("MESHAGENT_POLICY_SIGNING_KEY", "MESHAGENT_POLICY_PUBLIC_KEYS")
@@ -66,6 +66,8 @@ class Session:
         quiet_log()
         from meshagent.cli.mesh import OpenMesh
         from meshagent.state.keys import Keys
+        from meshagent.state.reach import catalog_at
+        from meshagent.store import open_store
 
         signing = self._signing()
         url = url or self.store_url()
@@ -74,10 +76,14 @@ class Session:
                 f"there is no store at {url}",
                 next_step="start `meshagent agent` once, which makes it; or name another with --store or MESHAGENT_STORE",
             )
-        store = await self._open(url)
+        access = self._access(url)
+        store = await open_store(url, access)
+        keys = Keys(signed=bool(signing.trust))
+        catalog = catalog_at(url, access, store, keys)
         try:
-            yield OpenMesh(store, Keys(signed=bool(signing.trust)), shown(url), signing)
+            yield OpenMesh(store, catalog, keys, shown(url), signing)
         finally:
+            await catalog.close()
             await store.close()
 
     def agent(self) -> AgentClient:
@@ -86,15 +92,12 @@ class Session:
 
         return AgentClient(self.api or os.environ.get("MESHAGENT_API") or self._default_api())
 
-    async def _open(self, url: str) -> Store:
-        """The store, with what the configuration says of us; a file asks for nothing."""
-        if url.startswith("sqlite:"):
-            from meshagent.store import open_store
+    def _access(self, url: str) -> Access:
+        """What the configuration says of us; a file asks for nothing, and reading one takes its time."""
+        from meshagent.state.reach import access_of
+        from meshagent.store.access import Access
 
-            return await open_store(url)
-        from meshagent.state.reach import open_configured
-
-        return await open_configured(self.configured(), url)
+        return Access() if url.startswith("sqlite:") else access_of(self.configured())
 
     def _signing(self) -> Signing:
         """How policy is signed, as the configuration says; it is not read where nobody wrote one: that takes its time."""

@@ -1,4 +1,4 @@
-"""Store entries -> World. Pure. Nothing that goes wrong in the store opens the mesh or takes down what works.
+"""Store entries and listings -> World. Pure. Nothing that goes wrong there opens the mesh or takes down what works.
 
 - Without a readable manifest, or with one that went back, nothing changes at all.
 - A record that cannot be read leaves its last good version in force; where there is none, an intention record is replaced
@@ -6,48 +6,54 @@
 - Where policy is signed, a record that no trusted key signed for its place, or that is older than the signed index says, is
   one that cannot be read; and so is one that the index names and the store does not show.
 - An absent record is not a deletion (a deletion is a record that says so): what a store hides is still enforced.
+- Instances go when a listing no longer has them, but not while the manifest is missing: the store may have lost everything.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
+from meshagent.catalog.base import Listing
 from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.mesh import Mesh
-from meshagent.model.service import Instance
 from meshagent.model.world import Stated, World
 from meshagent.state.index import Proof
 from meshagent.state.keys import Interest, Keys
-from meshagent.state.records import (
-    BundleRecord,
-    InstanceRecord,
-    Manifest,
-    PolicyRecord,
-    UnreadableRecord,
-    decode,
-    document_of,
-)
+from meshagent.state.listings import usable
+from meshagent.state.records import BundleRecord, Manifest, PolicyRecord, UnreadableRecord, decode, document_of
 from meshagent.state.signing import Trust
 from meshagent.store.base import Changes
 
 
 class Fold:
-    """Adds changes up to a World. `problems` says, by key, what could not be used and what holds instead."""
+    """Adds changes and listings up to a World. `here` is this host's address, "" when none is to be heeded."""
 
     def __init__(
-        self, keys: Keys, interest: Interest, last_good: World | None = None, trust: Trust | None = None
+        self,
+        keys: Keys,
+        interest: Interest,
+        last_good: World | None = None,
+        trust: Trust | None = None,
+        here: str = "",
     ) -> None:
         self._keys = keys
+        self._here = here
         self._proof = Proof(keys, trust or Trust())
         self._interest = interest
         self._values: dict[str, bytes] = {}
-        self._instances: dict[str, dict[str, Instance]] = defaultdict(dict)
+        self._listings: dict[str, Listing] = {}
         self._world = last_good
         self._pending: set[str] = set()
         self._early: set[str] = set()  # records that came before the manifest that makes them count
-        self.problems: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What could not be used and what holds instead, by key or place."""
+        return self._problems | {
+            place: text for each in self._listings.values() for place, text in each.problems.items()
+        }
 
     @property
     def world(self) -> World | None:
@@ -66,17 +72,23 @@ class Fold:
         if manifest.revision != before.revision:
             touched |= self._early & self._values.keys()
             self._early.clear()
-        if touched - {self._keys.manifest} or manifest.revision != before.revision:
+        if touched - {self._keys.manifest} or manifest.revision != before.revision or self._relisted(before):
             self._world = self._next(before, manifest.revision, touched)
         return self._world
+
+    def list(self, listing: Listing) -> World | None:
+        """Take in a listing and give the World that now counts (the same object when nothing did)."""
+        if listing.service in self._interest.upstreams:
+            self._listings[listing.service] = usable(listing, self._here)
+        return self.add(Changes(0))
 
     def narrow(self, interest: Interest) -> None:
         """Forget what is no longer of interest; what is newly of interest comes with the next full change."""
         self._interest = interest
         self._values = {key: value for key, value in self._values.items() if interest.wants(self._keys, key)}
-        self.problems = {key: text for key, text in self.problems.items() if interest.wants(self._keys, key)}
-        for service in set(self._instances) - interest.upstreams:
-            del self._instances[service]
+        self._problems = {key: text for key, text in self._problems.items() if interest.wants(self._keys, key)}
+        for service in set(self._listings) - interest.upstreams:
+            del self._listings[service]
         if world := self._world:
             wants = interest.services | {"*"}
             self._world = World(
@@ -104,41 +116,38 @@ class Fold:
         if not self._world:
             return set()
         held = {"intention": self._world.intentions, "service": self._world.services}
-        documents = {self._keys.document(kind, name) for kind, names in held.items() for name in names}
-        found = (instance for instances in self._world.instances.values() for instance in instances)
-        return (
-            documents | {self._keys.instance(each.service, each.host, each.id) for each in found} | {self._keys.bundle}
-        )
+        return {self._keys.document(kind, name) for kind, names in held.items() for name in names} | {self._keys.bundle}
+
+    def _relisted(self, before: World) -> dict[str, Listing]:
+        """The listings that differ from what is in force."""
+        pairs = ((each, before.instances.get(each.service)) for each in self._listings.values())
+        return {each.service: each for each, held in pairs if held is not each.instances and held != each.instances}
 
     def _manifest(self) -> Manifest | None:
         key = self._keys.manifest
         if key not in self._values:
             held = "the last good policy stays in force" if self._world else "there is no mesh in it yet"
-            self.problems[key] = f"is missing from the store: {held}"
+            self._problems[key] = f"is missing from the store: {held}"
             return None
         try:
             manifest = decode(Manifest, self._values[key])
             self._proof.manifest(manifest)
         except UnreadableRecord as error:
-            self.problems[key] = f"{error}: the last good policy stays in force"
+            self._problems[key] = f"{error}: the last good policy stays in force"
             return None
         if self._world and manifest.revision < self._world.revision:
             back = f"from revision {self._world.revision} to {manifest.revision}"
-            self.problems[key] = f"went back {back}: the newer policy stays in force"
+            self._problems[key] = f"went back {back}: the newer policy stays in force"
             return None
-        self.problems.pop(key, None)
+        self._problems.pop(key, None)
         return manifest
 
     def _next(self, before: World, revision: int, touched: set[str]) -> World:
         intentions, services = dict(before.intentions), dict(before.services)
-        mesh, bundle, instances = before.mesh, before.bundle, dict(before.instances)
-        changed_services: set[str] = set()
+        mesh, bundle = before.mesh, before.bundle
         for key in sorted(touched):
             if key == self._keys.bundle:
                 bundle = self._bundle(bundle)
-            elif instance := self._keys.parse_instance(key):
-                self._instance(key, *instance)
-                changed_services.add(instance[0])
             elif document := self._keys.parse_document(key):
                 kind, name = document
                 if kind == "mesh":
@@ -147,9 +156,8 @@ class Fold:
                 else:
                     held: dict[str, Any] = intentions if kind == "intention" else services
                     _replace(held, name, self._policy(key, kind, name, revision, held.get(name)))
-        for service in changed_services:
-            found = self._instances[service]
-            instances[service] = tuple(found[key] for key in sorted(found))
+        relisted = {name: each.instances for name, each in self._relisted(before).items()}
+        instances = {**before.instances, **relisted} if relisted else before.instances
         return World(revision, mesh, intentions, services, instances, bundle)
 
     def _policy(self, key: str, kind: str, name: str, revision: int, last: Stated[Any] | None) -> Stated[Any] | None:
@@ -166,32 +174,32 @@ class Fold:
         except UnreadableRecord as error:
             return self._unreadable(key, kind, name, last, str(error))
         if revised is None and last:
-            self.problems[key] = "denies that there was something before it: the last good version stays in force"
+            self._problems[key] = "denies that there was something before it: the last good version stays in force"
             return last
-        self.problems.pop(key, None)
+        self._problems.pop(key, None)
         if thing is None or revised is None:
             return None
         return Stated(thing, {part: origin.origin() for part, origin in revised.origins.items()})
 
     def _absent(self, key: str, kind: str, name: str, last: Stated[Any] | None) -> Stated[Any] | None:
         if last:
-            self.problems[key] = "is missing without having been deleted: its last good version stays in force"
+            self._problems[key] = "is missing without having been deleted: its last good version stays in force"
             return last
         try:
             self._proof.document(key, None, self._values)
         except UnreadableRecord as error:
             return self._unreadable(key, kind, name, last, str(error))
-        self.problems.pop(key, None)
+        self._problems.pop(key, None)
         return None
 
     def _unreadable(self, key: str, kind: str, name: str, last: Stated[Any] | None, problem: str) -> Stated[Any] | None:
         if last and not last.broken:
-            self.problems[key] = f"{problem}: its last good version stays in force"
+            self._problems[key] = f"{problem}: its last good version stays in force"
             return last
         if kind != "intention":
-            self.problems[key] = f"{problem}: it is ignored"
+            self._problems[key] = f"{problem}: it is ignored"
             return None
-        self.problems[key] = f"{problem}: everything it could allow is denied"
+        self._problems[key] = f"{problem}: everything it could allow is denied"
         closed = IntentionSource(name="*", action="deny", reason="the record cannot be read")
         return Stated(Intention(name=name, sources=(closed,)), {}, broken=problem)
 
@@ -201,30 +209,21 @@ class Fold:
             record = decode(BundleRecord, self._values[key])
             self._proof.bundle(record)
         except KeyError:
-            self.problems[key] = "is missing: the last good trust bundle stays in force"
+            self._problems[key] = "is missing: the last good trust bundle stays in force"
             return last
         except UnreadableRecord as error:
-            self.problems[key] = f"{error}: the last good trust bundle stays in force"
+            self._problems[key] = f"{error}: the last good trust bundle stays in force"
             return last
-        self.problems.pop(key, None)
+        self._problems.pop(key, None)
         return record.bundle()
 
-    def _instance(self, key: str, service: str, host: str, instance_id: str) -> None:
-        """Take in one instance. Leases make instances go, so absence is a deletion here."""
-        held = self._instances[service]
-        held.pop(key, None)
-        self.problems.pop(key, None)
-        if key not in self._values:
-            return
-        try:
-            record = decode(InstanceRecord, self._values[key])
-        except UnreadableRecord as error:
-            self.problems[key] = f"{error}: this instance is not called"
-            return
-        if (record.service, record.host, record.id) != (service, host, instance_id):
-            self.problems[key] = "does not say what its key says: this instance is not called"
-            return
-        held[key] = Instance.model_validate(record.model_dump(exclude={"v"}))
+
+def went_back(manifest: bytes, world: World | None) -> bool:
+    """Whether a manifest is older than the World in force, or cannot be read at all."""
+    try:
+        return decode(Manifest, manifest).revision < (world.revision if world else 0)
+    except UnreadableRecord:
+        return True
 
 
 def _replace(held: dict[str, Any], name: str, stated: Stated[Any] | None) -> None:

@@ -114,13 +114,12 @@ class Interest:
     upstreams: frozenset[str] = frozenset()
 
     def prefixes(self, keys: Keys) -> tuple[str, ...]:
-        """What to watch, and nothing else."""
+        """What of policy to watch, and nothing else."""
         return (
             keys.manifest,
             keys.bundle,
             *self.documents(keys),
             *(sorted({keys.index_of(key) for key in self.documents(keys)}) if keys.signed else ()),
-            *(keys.instances_of(name) for name in sorted(self.upstreams)),
         )
 
     def documents(self, keys: Keys) -> tuple[str, ...]:
@@ -135,8 +134,6 @@ class Interest:
         """Whether a key is of interest (a watched key is also the prefix of longer ones, which are not)."""
         if key in (keys.manifest, keys.bundle):
             return True
-        if instance := keys.parse_instance(key):
-            return instance[0] in self.upstreams
         if keys.parse_index(key):
             return keys.signed and any(keys.index_of(each) == key for each in self.documents(keys))
         kind, name = keys.parse_document(key) or ("", "")

@@ -1,16 +1,28 @@
-"""The store that a configuration names, and who this machine is to it."""
+"""The store that a configuration names, the catalog that goes with it, and who this machine is to both."""
 
 from __future__ import annotations
 
-from meshagent.config import AgentConfig
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from meshagent.catalog import Credentials, open_catalog
+from meshagent.catalog.base import Catalog
+from meshagent.state.catalog import StoreCatalog
+from meshagent.state.keys import Keys
 from meshagent.store import open_store
 from meshagent.store.access import Access
 from meshagent.store.base import Store
 
+if TYPE_CHECKING:  # a command that reads no configuration does not import what reads one
+    from meshagent.config import AgentConfig
 
-async def open_configured(config: AgentConfig, url: str = "") -> Store:
-    """The configured store, or the one at `url` with the configured credentials. Raises what `open_store` does."""
-    access = Access(
+# How long a host may be silent before its instances count as gone.
+TTL = timedelta(seconds=10)
+
+
+def access_of(config: AgentConfig) -> Access:
+    """Who this machine is to a store on the network."""
+    return Access(
         token_file=config.store_token_file,
         ca_file=config.store_ca_file,
         cert_file=config.store_cert_file,
@@ -18,4 +30,13 @@ async def open_configured(config: AgentConfig, url: str = "") -> Store:
         username=config.store_username,
         password_file=config.store_password_file,
     )
-    return await open_store(url or config.store, access)
+
+
+async def open_configured(config: AgentConfig, url: str = "") -> Store:
+    """The configured store, or the one at `url` with the configured credentials. Raises what `open_store` does."""
+    return await open_store(url or config.store, access_of(config))
+
+
+def catalog_at(url: str, access: Credentials, store: Store, keys: Keys, ttl: timedelta = TTL) -> Catalog:
+    """The catalog that belongs to the store at the URL. Raises UsageProblem for a URL that cannot be used."""
+    return open_catalog(url, access, ttl) or StoreCatalog(store, keys)

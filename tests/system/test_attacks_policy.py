@@ -25,8 +25,7 @@ from meshagent.model.service import ServiceDefinition
 from meshagent.model.world import Stated
 from meshagent.policy.precedence import guard
 from meshagent.policy.request import Request
-from meshagent.state.fold import Fold
-from meshagent.state.keys import Interest
+from meshagent.state.catalog import Shelf
 from meshagent.store.base import Changes, Delete, Entry, Put
 from meshagent.translate.rbac import guard_rules
 from tests.system.apps import HttpApp, get
@@ -203,13 +202,9 @@ def test_attack_30_odd_service_names_are_refused_wherever_a_name_comes_in(tmp_pa
         value = json.dumps(
             {"v": 1, "service": "ledger", "host": name, "id": "ledger", "address": "10.0.0.1", "port": 1}
         ).encode()
-        fold = Fold(KEYS, Interest(frozenset({"web"}), frozenset({"ledger"})))
-        entries = (
-            Entry(KEYS.manifest, b'{"v":1,"revision":1,"staging":null}', 1),
-            Entry(KEYS.instance("ledger", name, "ledger"), value, 1),
-        )
-        world = fold.add(Changes(1, entries, full=True))
-        assert not world.instances.get("ledger"), name
+        shelf = Shelf(KEYS)
+        shelf.add(Changes(1, (Entry(KEYS.instance("ledger", name, "ledger"), value, 1),), full=True))
+        assert not shelf.listing("ledger").instances, name
         done = subprocess.run(
             [sys.executable, "-m", "meshagent", "intention", "allow", "--", name.replace("\0", ""), "payments"],
             env={"MESHAGENT_STORE": f"sqlite://{tmp_path}/none.db", "PATH": "/usr/bin:/bin"}, capture_output=True, check=False,

@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from meshagent.agent.membership import Membership
-from meshagent.model.service import Instance
-from meshagent.state.catalog import read_instances, read_reports
+from meshagent.catalog.base import Offer
+from meshagent.errors import LeaseLost, StoreUnavailable
+from meshagent.model.service import Instance, ServiceDefinition
+from meshagent.state.catalog import StoreCatalog, read_instances, read_reports
 from meshagent.state.keys import Keys
 from meshagent.state.records import ReportRecord
 from meshagent.store.base import Delete
@@ -19,6 +21,7 @@ from meshagent.store.sqlite import open_sqlite
 KEYS = Keys()
 PLACE = ("payments", "payments")
 INSTANCE = Instance(service="payments", host="vm-1", id="payments", address="10.0.0.1", port=21000)
+DEFINITION = ServiceDefinition(name="payments", port=8080)
 
 
 def report(revision=1, services=("payments",), second=0):
@@ -34,8 +37,8 @@ async def store(tmp_path):
 
 
 @asynccontextmanager
-async def running(store, ttl=timedelta(seconds=1)):
-    membership = Membership(store, KEYS, ttl)
+async def running(store, ttl=timedelta(seconds=1), catalog=None):
+    membership = Membership(store, KEYS, catalog or StoreCatalog(store, KEYS), ttl)
     task = asyncio.create_task(membership.run())
     try:
         yield membership
@@ -52,11 +55,11 @@ async def until(condition, wait=5.0):
 
 async def test_what_is_offered_is_registered_and_what_is_not_goes(store):
     async with running(store) as membership:
-        membership.offer({PLACE: INSTANCE})
+        membership.offer({PLACE: Offer(INSTANCE, DEFINITION)})
         await membership.settled()
         assert await read_instances(store, KEYS) == (INSTANCE,)
         failing = INSTANCE.model_copy(update={"health": "failing"})
-        membership.offer({PLACE: failing})
+        membership.offer({PLACE: Offer(failing, DEFINITION)})
         await membership.settled()
         assert await read_instances(store, KEYS) == (failing,)
         membership.offer({})
@@ -66,7 +69,7 @@ async def test_what_is_offered_is_registered_and_what_is_not_goes(store):
 
 async def test_it_stays_while_the_host_lives_and_goes_when_it_does_not(store):
     async with running(store, timedelta(seconds=0.6)) as membership:
-        membership.offer({PLACE: INSTANCE})
+        membership.offer({PLACE: Offer(INSTANCE, DEFINITION)})
         await membership.settled()
         await asyncio.sleep(1.2)
         assert await read_instances(store, KEYS) == (INSTANCE,)
@@ -79,7 +82,7 @@ async def test_it_stays_while_the_host_lives_and_goes_when_it_does_not(store):
 
 async def test_a_lost_lease_is_made_new_with_everything_on_it(store):
     async with running(store, timedelta(seconds=0.6)) as membership:
-        membership.offer({PLACE: INSTANCE})
+        membership.offer({PLACE: Offer(INSTANCE, DEFINITION)})
         membership.report(report(), urgent=True)
         await membership.settled()
         await membership._lease.revoke()
@@ -108,7 +111,7 @@ async def test_a_revision_that_concerns_others_waits_for_the_next_renewal(store)
 
 async def test_leaving_takes_everything_out_at_once(store):
     async with running(store) as membership:
-        membership.offer({PLACE: INSTANCE})
+        membership.offer({PLACE: Offer(INSTANCE, DEFINITION)})
         await membership.settled()
         await membership.leave()
         assert await read_instances(store, KEYS) == ()
@@ -116,7 +119,7 @@ async def test_leaving_takes_everything_out_at_once(store):
 
 async def test_a_record_deleted_behind_its_back_comes_back_with_the_next_lease(store):
     async with running(store, timedelta(seconds=0.6)) as membership:
-        membership.offer({PLACE: INSTANCE})
+        membership.offer({PLACE: Offer(INSTANCE, DEFINITION)})
         await membership.settled()
         await store.commit([Delete(KEYS.instance("payments", "vm-1", "payments"))])
         await membership._lease.revoke()
@@ -125,3 +128,53 @@ async def test_a_record_deleted_behind_its_back_comes_back_with_the_next_lease(s
             return await read_instances(store, KEYS) == (INSTANCE,)
 
         await until(back)
+
+
+class Moody(StoreCatalog):
+    """A catalog that forgets what it had, or whose answer gets lost."""
+
+    forgetful = False
+    mute = 0
+
+    async def register(self, offers, lease):
+        await super().register(offers, lease)
+        if self.mute:
+            self.mute -= 1
+            raise StoreUnavailable("the answer was lost")
+
+    async def renew(self, instances):
+        if self.forgetful and instances:
+            self.forgetful = False
+            await self.deregister(instances)
+            raise LeaseLost("never heard of it")
+
+
+async def test_what_the_catalog_forgot_is_registered_again(store):
+    catalog = Moody(store, KEYS)
+    async with running(store, timedelta(seconds=0.6), catalog) as membership:
+        membership.offer({PLACE: Offer(INSTANCE, DEFINITION)})
+        await membership.settled()
+        catalog.forgetful = True
+
+        async def back():
+            return not catalog.forgetful and await read_instances(store, KEYS) == (INSTANCE,)
+
+        await until(back)
+
+
+async def test_what_may_have_been_registered_is_taken_out_when_it_is_no_longer_offered(store):
+    catalog = Moody(store, KEYS)
+    catalog.mute = 1
+    async with running(store, timedelta(seconds=0.6), catalog) as membership:
+        membership.offer({PLACE: Offer(INSTANCE, DEFINITION)})
+
+        async def lost():
+            return not catalog.mute and bool(membership.last_error)
+
+        await until(lost)
+        membership.offer({})
+
+        async def gone():
+            return await read_instances(store, KEYS) == () and not membership.last_error
+
+        await until(gone)

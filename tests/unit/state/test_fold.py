@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshagent.catalog.base import Listing
 from meshagent.model.service import Instance
 from meshagent.state.fold import Fold
 from meshagent.state.keys import Interest, Keys
-from meshagent.state.records import InstanceRecord, Manifest, PolicyRecord, Revised, encode
+from meshagent.state.records import Manifest, PolicyRecord, Revised, encode
 from meshagent.store.base import Changes, Entry
 
 KEYS = Keys()
@@ -31,8 +33,12 @@ def manifest(revision):
     return encode(Manifest(revision=revision))
 
 
-def instance(host, **more):
-    return encode(InstanceRecord(service="ledger", host=host, id="ledger", address="10.0.0.9", port=21000, **more))
+def instance(host, address="10.0.0.9"):
+    return Instance(service="ledger", host=host, id="ledger", address=address, port=21000)
+
+
+def listing(*instances, **problems):
+    return Listing("ledger", instances, problems)
 
 
 def changes(values, *, full=False, deleted=(), revision=1):
@@ -48,11 +54,11 @@ def start(action="allow", revision=1):
                 KEYS.manifest: manifest(revision),
                 KEYS.mesh: record(MESH),
                 PAYMENTS: record(intention(action)),
-                KEYS.instance("ledger", "vm-1", "ledger"): instance("vm-1"),
             },
             full=True,
         )
     )
+    fold.list(listing(instance("vm-1")))
     return fold
 
 
@@ -70,6 +76,7 @@ def test_an_emptied_store_changes_nothing():
     fold = start()
     before = fold.world
     fold.add(changes({}, full=True))
+    fold.list(listing())
     assert fold.world is before
     assert "last good" in fold.problems[KEYS.manifest]
 
@@ -77,13 +84,15 @@ def test_an_emptied_store_changes_nothing():
 def test_a_store_that_comes_back_counts_again():
     fold = start()
     fold.add(changes({}, full=True))
+    fold.list(listing())
+    fold.list(listing(instance("vm-2")))
     fold.add(
         changes(
             {KEYS.manifest: manifest(2), KEYS.mesh: record(MESH), PAYMENTS: record(intention("deny"), 2)}, full=True
         )
     )
     assert action_of(fold) == "deny" and fold.world.revision == 2
-    assert fold.world.instances == {"ledger": ()}
+    assert fold.world.instances == {"ledger": (instance("vm-2"),)}
 
 
 def test_a_manifest_that_went_back_changes_nothing():
@@ -149,31 +158,57 @@ def test_one_bad_record_does_not_touch_the_others():
     assert action_of(fold) == "deny" and fold.world.intentions["*"].broken
 
 
-def test_instances_come_and_go_with_their_keys():
+def test_instances_come_and_go_with_listings():
     fold = start()
-    assert fold.world.instances["ledger"] == (
-        Instance(service="ledger", host="vm-1", id="ledger", address="10.0.0.9", port=21000),
-    )
-    second = KEYS.instance("ledger", "vm-2", "ledger")
-    fold.add(changes({second: instance("vm-2")}))
+    assert fold.world.instances["ledger"] == (instance("vm-1"),)
+    before = fold.world
+    assert fold.list(listing(instance("vm-1"))) is before
+    fold.list(listing(instance("vm-1"), instance("vm-2")))
     assert [each.host for each in fold.world.instances["ledger"]] == ["vm-1", "vm-2"]
-    fold.add(changes({}, deleted=[KEYS.instance("ledger", "vm-1", "ledger")]))
+    fold.list(listing(instance("vm-2")))
     assert [each.host for each in fold.world.instances["ledger"]] == ["vm-2"]
 
 
-def test_an_instance_that_lies_about_its_key_is_not_called():
+def test_what_is_wrong_in_a_listing_is_a_problem_until_the_next_one():
     fold = start()
-    fold.add(changes({KEYS.instance("ledger", "vm-3", "ledger"): instance("vm-4")}))
-    assert [each.host for each in fold.world.instances["ledger"]] == ["vm-1"]
-    assert len(fold.problems) == 1
+    fold.list(listing(instance("vm-1"), there="is not JSON"))
+    assert fold.problems == {"there": "is not JSON"}
+    fold.list(listing(instance("vm-1")))
+    assert fold.problems == {}
 
 
-def test_an_instance_gone_during_a_gap_is_gone_also_when_the_world_came_from_disk():
+def test_a_world_from_disk_keeps_its_instances_until_they_are_listed():
     fold = Fold(KEYS, INTEREST, start().world)
     fold.add(
         changes({KEYS.manifest: manifest(1), KEYS.mesh: record(MESH), PAYMENTS: record(intention("allow"))}, full=True)
     )
+    assert fold.world.instances["ledger"] == (instance("vm-1"),)
+    fold.list(listing())
     assert fold.world.instances["ledger"] == ()
+
+
+def test_listings_of_services_that_are_not_called_are_not_held():
+    fold = start()
+    before = fold.world
+    assert fold.list(Listing("other", (), {"x": "y"})) is before and not fold.problems
+    fold.narrow(Interest(frozenset({"payments"})))
+    assert fold.world.instances == {}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1"])
+def test_attack_35_an_address_that_leads_callers_to_themselves_or_their_cloud_is_not_called(address):
+    fold = Fold(KEYS, INTEREST, start().world, here="10.0.0.7")
+    fold.add(changes({KEYS.manifest: manifest(1), KEYS.mesh: record(MESH)}, full=True))
+    fold.list(listing(instance("vm-1"), instance("vm-2", address)))
+    assert fold.world.instances["ledger"] == (instance("vm-1"),)
+    assert "not called" in fold.problems["catalog/ledger/vm-2/ledger"]
+
+
+def test_on_a_machine_of_its_own_every_address_is_its_own():
+    fold = Fold(KEYS, INTEREST, start().world, here="127.0.0.1")
+    fold.add(changes({KEYS.manifest: manifest(1), KEYS.mesh: record(MESH)}, full=True))
+    fold.list(listing(instance("vm-2", "127.0.0.1")))
+    assert fold.world.instances["ledger"] == (instance("vm-2", "127.0.0.1"),)
 
 
 def test_keys_that_are_not_of_interest_are_not_held():
@@ -192,18 +227,13 @@ def test_a_change_elsewhere_moves_the_revision_alone():
 
 
 @given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["intention", "service", "instance", "manifest", "bundle", "mesh"]), st.binary(max_size=40)
-        )
-    )
+    st.lists(st.tuples(st.sampled_from(["intention", "service", "manifest", "bundle", "mesh"]), st.binary(max_size=40)))
 )
 def test_no_value_ever_ends_the_agent_or_opens_a_denied_pair(values):
     fold = start("deny")
     keys = {
         "intention": PAYMENTS,
         "service": KEYS.document("service", "payments"),
-        "instance": KEYS.instance("ledger", "vm-1", "ledger"),
         "manifest": KEYS.manifest,
         "bundle": KEYS.bundle,
         "mesh": KEYS.mesh,
