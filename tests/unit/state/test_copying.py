@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -87,6 +88,7 @@ async def test_everything_but_what_hosts_write_arrives_in_one_piece(stores, sign
     await stores.source.commit([Put(KEYS.instance("s1", "vm-1", "s1"), b"{}"), Put(KEYS.report("vm-1"), b"{}")])
     plan = await copy(stores, signing)
     assert (plan.documents, plan.history, plan.revision, plan.before) == (31, 3, 3, 0)
+    assert [put.key for put in plan.last] == [KEYS.bundle, KEYS.manifest]
     old, new = await stores.source.read(KEYS.root), await stores.target.read(KEYS.root)
     assert set(old.entries) - set(new.entries) == {KEYS.instance("s1", "vm-1", "s1"), KEYS.report("vm-1")}
     assert await world(stores.source, signing) == await world(stores.target, signing)
@@ -127,12 +129,12 @@ async def test_an_older_state_of_the_same_mesh_is_brought_up_to_date_at_once(sto
         await sign_policy(stores.source, KEYS, AUTHOR, signing, adopt=False)
     else:
         await add_roots(stores.source, KEYS, TrustBundle((("mesh.internal", ("ANOTHER",)),)))
-    for commits in (0, 1, 2, 2):
-        with pytest.raises(ConnectionError):
-            await copy(stores, signing, target=SmallStore(stores.target, commits))
+    copied = 0
+    while not copied:
         found, _ = await world(stores.target, signing)
         assert found == before[0]
-    await copy(stores, signing, target=SmallStore(stores.target))
+        with suppress(ConnectionError):
+            copied = (await copy(stores, signing, target=SmallStore(stores.target, 2))).revision
     assert await world(stores.source, signing) == await world(stores.target, signing)
     assert (await world(stores.target, signing))[1] == {}
 
