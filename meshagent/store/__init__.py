@@ -17,6 +17,7 @@ from meshagent.store.base import Store
 # URL scheme -> "module:opener"; the opener takes the URL and an Access. Imported when chosen: some clients are big.
 STORES: dict[str, str] = {
     "consul": "meshagent.store.consul:open_url",
+    "etcd": "meshagent.store.etcd:open_url",
     "sqlite": "meshagent.store.sqlite:open_url",
 }
 

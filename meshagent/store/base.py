@@ -188,7 +188,10 @@ def _shown(key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StoreHealth:
-    """`ok` with the server's version, or what is wrong, each with its next step, one sentence an item."""
+    """`ok` with the server's version, or what is wrong, each with its next step, one sentence an item.
+
+    With `ok` the store serves, and problems are what should be mended all the same.
+    """
 
     ok: bool
     version: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -68,7 +68,7 @@ class Watch:
         self._attempt = 0
         self._refused = False
 
-    async def run(self) -> AsyncIterator[pb.WatchResponse | None]:
+    async def run(self) -> AsyncGenerator[pb.WatchResponse | None]:
         """Answers with events, for ever; None when the place is lost: read everything and set `position`.
 
         An answer holds all events of its range and revisions, and comes again after an outage when `position` was not
@@ -167,7 +167,8 @@ class _Stream:
         call = self._call
         self._reading = asyncio.create_task(_read(call), name="etcd-watch-read")
         self._reading.add_done_callback(_seen)
-        await asyncio.wait({self._reading, self._etcd.closing}, timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED)
+        waiting: tuple[asyncio.Future[Any], ...] = (self._reading, self._etcd.closing)
+        await asyncio.wait(waiting, timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED)
         if not self._reading.done():
             self._reading.cancel()
             raise _lost(self._member, "it is silent")

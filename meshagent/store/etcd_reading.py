@@ -1,0 +1,107 @@
+"""Reads of etcd at one revision: as transactions of ranges, in pages where a range is large."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from meshagent.errors import StoreDenied, StoreUnavailable
+from meshagent.store.base import Scope, Snapshot
+from meshagent.store.etcd_kv import MAX_OPERATIONS, Content, Keys, entries_of, keys_of, ranges_of, reading_of
+from meshagent.wire import etcd_pb2 as pb
+from meshagent.wire.etcd import Etcd
+from meshagent.wire.etcd_calls import RANGE, READ, Behind
+from meshagent.wire.etcd_watch import Range
+
+# Keys of one range in one answer. A value is at most 1.4 MiB and seldom more than 1 KiB.
+PAGE = 5000
+_ATTEMPTS = 5
+
+
+class Reading:
+    """Consistent reads through one client."""
+
+    def __init__(self, etcd: Etcd) -> None:
+        self._etcd = etcd
+
+    async def read(self, scope: Scope) -> Snapshot:
+        """All of the scope. Raises StoreDenied that names what may not be read."""
+        content = await self.newest(scope)
+        return Snapshot(entries_of(content, scope), content.revision)
+
+    async def newest(self, scope: Scope, *, since: int = 0) -> Content:
+        """All of the scope, or what of it was written at `since` or later. Raises StoreDenied, StoreUnavailable."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._content(scope, since=since)
+            except Behind:
+                continue  # compacted between two of its parts
+        raise StoreUnavailable("etcd is compacted faster than it can be read.", next_step="Compact it less often.")
+
+    async def keys(self, scope: Scope, revision: int) -> Keys | None:
+        """The keys that were there at the revision, range by range; None when etcd does not know it (any more)."""
+        if revision <= 0:
+            return tuple(frozenset() for _ in ranges_of(scope))
+        try:
+            return keys_of(await self._content(scope, revision=revision, keys_only=True))
+        except Behind:
+            return None
+
+    async def _content(self, scope: Scope, *, revision: int = 0, since: int = 0, keys_only: bool = False) -> Content:
+        """The ranges of a scope at one revision. Raises Behind when it is compacted or still to come."""
+        ranges = ranges_of(scope)
+        found: list[tuple[pb.KeyValue, ...]] = []
+        counts: list[int] = []
+        limit = 0 if since else PAGE
+        for start in range(0, max(1, len(ranges)), MAX_OPERATIONS):
+            part = ranges[start : start + MAX_OPERATIONS]
+            ask = reading_of(part, revision=revision, since=since, keys_only=keys_only, limit=limit)
+            answer = await self._allowed(ask, part)
+            revision = revision or answer.header.revision
+            for each, said in zip(part, answer.responses, strict=True):
+                rest = await self._rest(each, said.response_range, revision, keys_only=keys_only)
+                found.append((*said.response_range.kvs, *rest))
+                counts.append(said.response_range.count)
+        return Content(revision, tuple(found), tuple(counts))
+
+    async def _rest(self, each: Range, page: pb.RangeResponse, revision: int, *, keys_only: bool) -> list[pb.KeyValue]:
+        """What comes after the first page of a range."""
+        kvs: list[pb.KeyValue] = []
+        while page.more:
+            following = Range(page.kvs[-1].key + b"\0", each.end)
+            page = await self._etcd.call(
+                RANGE,
+                pb.RangeRequest(
+                    key=following.key, range_end=following.end, revision=revision, keys_only=keys_only, limit=PAGE
+                ),
+            )
+            kvs += page.kvs
+        return kvs
+
+    async def _allowed(self, ask: pb.TxnRequest, ranges: Sequence[Range]) -> pb.TxnResponse:
+        """The answer. Raises StoreDenied with the names of what may not be read: etcd does not tell them."""
+        try:
+            return await self._etcd.call(READ, ask)
+        except StoreDenied as error:
+            if "permission denied" not in error.message:
+                raise
+        refused = [each for each in ranges if not await self._readable(each)]
+        raise denied(refused or ranges)
+
+    async def _readable(self, each: Range) -> bool:
+        try:
+            await self._etcd.call(RANGE, pb.RangeRequest(key=each.key, range_end=each.end, limit=1, keys_only=True))
+        except StoreDenied:
+            return False
+        return True
+
+
+def denied(ranges: Sequence[Range]) -> StoreDenied:
+    """The error for want of the right to read these."""
+    names = [each.key.decode(errors="replace") if each.key != b"\0" else "" for each in ranges]
+    first = ranges[0]
+    below = "--prefix " if first.end else ""
+    shown = ", ".join(name or "every key" for name in names)
+    return StoreDenied(
+        f"The user may not read {shown}.",
+        next_step=f'Grant its role the right: etcdctl role grant-permission {below}ROLE read "{names[0]}"',
+    )

@@ -1,0 +1,117 @@
+"""Watches of etcd's keys. One range is told as etcd tells it; several are read together once one of them moved.
+
+etcd tells a commit whole within one range. Between ranges it promises no order that a client could wait for: progress
+answers overtake events up to 3.4.24 and 3.5.7. So events of several ranges are a bell, and one read since the last one
+says what happened. What that read cannot show, the keys that are gone, follows from its counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+from meshagent.errors import StoreUnavailable
+from meshagent.store.base import Changes, Scope
+from meshagent.store.etcd_kv import (
+    Keys,
+    changes_of,
+    entries_of,
+    gone_of,
+    keys_after,
+    keys_of,
+    ranges_of,
+    told_of,
+)
+from meshagent.store.etcd_reading import Reading
+from meshagent.wire import etcd_pb2 as pb
+from meshagent.wire.etcd import Etcd
+from meshagent.wire.etcd_watch import Watch, pause_of
+
+Result = TypeVar("Result")
+
+
+class Watching:
+    """One watch of a scope from a revision on."""
+
+    def __init__(self, etcd: Etcd, reading: Reading, scope: Scope, after: int) -> None:
+        self._etcd = etcd
+        self._reading = reading
+        self._scope = scope
+        self._watch = Watch(etcd, ranges_of(scope), after=after)
+        self._known: Keys | None = None
+        # Keys that etcd said were deleted after the position, with the revision of that.
+        self._deleted: dict[bytes, int] = {}
+
+    async def run(self) -> AsyncGenerator[Changes]:
+        """Every change, until the client is closed. Raises StoreDenied."""
+        several = len(ranges_of(self._scope)) != 1
+        if several:
+            position = self._watch.position
+            self._known = await self._surely(lambda: self._reading.keys(self._scope, position))
+            if changes := await (self._surely(self._news) if self._known is not None else self._whole()):
+                yield changes
+        async with aclosing(self._watch.run()) as answers:
+            async for answer in answers:
+                if changes := await self._changes(answer, several=several):
+                    yield changes
+
+    async def _changes(self, answer: pb.WatchResponse | None, *, several: bool) -> Changes | None:
+        """What an answer means; None for nothing."""
+        if answer is None:
+            return await self._whole()
+        if not several:
+            changes = changes_of(answer.events, self._scope, self._watch.position)
+            self._watch.position = changes.revision
+            return changes if changes.entries or changes.deleted else None
+        fresh = [event for event in answer.events if event.kv.mod_revision > self._watch.position]
+        self._deleted |= {event.kv.key: event.kv.mod_revision for event in fresh if event.type == pb.Event.DELETE}
+        return await self._surely(self._news) if fresh else None
+
+    async def _whole(self) -> Changes | None:
+        """All of the scope, as of now: the watcher lost its place. None when the client is closed meanwhile."""
+        content = await self._surely(lambda: self._reading.newest(self._scope))
+        if content is None:
+            return None
+        self._known = keys_of(content)
+        self._move(content.revision)
+        return Changes(content.revision, tuple(entries_of(content, self._scope).values()), full=True)
+
+    async def _news(self) -> Changes | None:
+        """What happened in several ranges since the position."""
+        known = self._known or ()
+        news = await self._reading.newest(self._scope, since=self._watch.position + 1)
+        if news.revision < self._watch.position:
+            return None  # The store went back: the watch will say so.
+        deleted = {key for key, revision in self._deleted.items() if revision <= news.revision}
+        gone = gone_of(known, news, deleted)
+        now = (
+            keys_after(known, news, gone) if gone is not None else await self._reading.keys(self._scope, news.revision)
+        )
+        if now is None:
+            raise StoreUnavailable("etcd was compacted between two reads.", next_step="Nothing: it is read again.")
+        changes = told_of(known, news, now, self._scope)
+        self._known = now
+        self._move(news.revision)
+        return changes if changes.entries or changes.deleted else None
+
+    def _move(self, revision: int) -> None:
+        self._watch.position = revision
+        self._deleted = {key: at for key, at in self._deleted.items() if at > revision}
+
+    async def _surely(self, read: Callable[[], Awaitable[Result]]) -> Result | None:
+        """What the read gives, tried again until it does; None when the client is closed meanwhile."""
+        attempt = 0
+        while True:
+            try:
+                return await read()
+            except StoreUnavailable as error:
+                problem = str(error)
+            if self._etcd.closed:
+                return None
+            self._etcd.tell(lost=problem)
+            pause = pause_of(attempt, random.random())  # noqa: S311 - jitter
+            await asyncio.wait({self._etcd.closing}, timeout=pause)
+            attempt += 1
