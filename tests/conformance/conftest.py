@@ -17,10 +17,11 @@ from meshagent.store import open_store
 from meshagent.store.access import Access
 from meshagent.store.base import Store
 from meshagent.store.consul import ConsulStore
+from meshagent.store.etcd import EtcdStore
 from meshagent.store.sqlite import SqliteStore
-from tests.servers import consul
+from tests.servers import consul, etcd
 
-STORE_PROVIDERS = ("sqlite", "consul", "consul_acl")
+STORE_PROVIDERS = ("sqlite", "consul", "consul_acl", "etcd", "etcd_auth", "etcd_three")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Provider:
     """Makes the server drop its log of changes, so that a watcher which is behind has lost its place."""
     access: Access = field(default_factory=Access)
     """Who the suite is to the server."""
+    doubts: tuple[str, ...] = ()
+    """What a healthy server of this version is known to do wrong, a word of each."""
 
 
 @pytest.fixture
@@ -94,6 +97,63 @@ def consul_acl_provider(guarded_consul_servers: consul.Servers, root: str, tmp_p
     token.touch(0o600)
     token.write_text(guarded_consul_servers.policy_token(rules))
     return provided_by(guarded_consul_servers, Access(token_file=token))
+
+
+@pytest.fixture(scope="session")
+def etcd_servers() -> Iterator[etcd.Servers]:
+    # A shorter election makes shorter leases possible.
+    with etcd.servers(options=("--heartbeat-interval=50", "--election-timeout=500")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def guarded_etcd_servers() -> Iterator[etcd.Servers]:
+    with etcd.servers(guarded=True, options=("--heartbeat-interval=50", "--election-timeout=500")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def three_etcd_servers() -> Iterator[etcd.Servers]:
+    with etcd.servers(3) as running:
+        yield running
+
+
+def kept_by(running: etcd.Servers, access: Access, *, ttl: float, doubts: tuple[str, ...] = ()) -> Provider:
+    async def forget(store: Store) -> None:
+        assert isinstance(store, EtcdStore)
+        await store.compact()
+
+    return Provider(
+        url=running.url,
+        ttl=timedelta(seconds=ttl),
+        grace=timedelta(seconds=3),
+        forget_history=forget,
+        access=access,
+        doubts=doubts,
+    )
+
+
+@pytest.fixture
+def etcd_provider(etcd_servers: etcd.Servers) -> Provider:
+    return kept_by(etcd_servers, Access(), ttl=1)
+
+
+@pytest.fixture
+def etcd_auth_provider(guarded_etcd_servers: etcd.Servers, root: str, tmp_path: Path) -> Provider:
+    """With a user who may use this test's tree, and nothing else."""
+    name = root.strip("/")
+    guarded_etcd_servers.add_role(name, "readwrite", root)
+    guarded_etcd_servers.add_user(name, "secret", name)
+    password = tmp_path / "password"
+    password.touch(0o600)
+    password.write_text("secret\n")
+    access = Access(username=name, password_file=password)
+    return kept_by(guarded_etcd_servers, access, ttl=1, doubts=("CVE-2026-33343",))
+
+
+@pytest.fixture
+def etcd_three_provider(three_etcd_servers: etcd.Servers) -> Provider:
+    return kept_by(three_etcd_servers, Access(), ttl=2)
 
 
 @pytest.fixture(params=STORE_PROVIDERS)

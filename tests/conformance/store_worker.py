@@ -1,4 +1,4 @@
-"""What another process does to a store: `store_worker.py URL JOB ROOT [NUMBER [TOKEN_FILE]]`; prints `ready`, then its result.
+"""What another process does to a store: `store_worker.py URL JOB ROOT [NUMBER [TOKEN_FILE [USER PASSWORD_FILE]]]`; prints `ready`, then its result.
 
 count   add one to the counter NUMBER times, each by a commit that expects what was read
 churn   write two keys in one commit, for ever
@@ -62,8 +62,11 @@ async def watch(store: Store, root: str, _: str) -> None:
     say(json.dumps({key: value.decode() for key, value in mirror.values.items()}))
 
 
-async def main(url: str, job: str, root: str, number: str = "0", token_file: str = "") -> None:
-    store = await open_store(url, Access(token_file=Path(token_file) if token_file else None))
+async def main(
+    url: str, job: str, root: str, number: str = "0", token_file: str = "", user: str = "", password_file: str = ""
+) -> None:
+    token, password = (Path(file) if file else None for file in (token_file, password_file))
+    store = await open_store(url, Access(token_file=token, username=user, password_file=password))
     say("ready")
     await {"count": count, "churn": churn, "hold": hold, "watch": watch}[job](store, root, number)
     await store.close()

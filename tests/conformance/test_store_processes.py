@@ -34,6 +34,7 @@ async def start(provider: Provider, root: str) -> AsyncIterator[Start]:
             "-m",
             "tests.conformance.store_worker",
             *(provider.url, job, root, str(number), str(provider.access.token_file or "")),
+            *(provider.access.username, str(provider.access.password_file or "")),
             stdout=PIPE,
             cwd=REPOSITORY,
         )
