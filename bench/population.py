@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from meshagent.model.service import Instance, ServiceDefinition
 from meshagent.model.world import Local
@@ -31,7 +32,7 @@ class Population:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(f"s{number:05d}" for number in range(self.services))
+        return _names(self.services)
 
     def called(self, count: int) -> tuple[str, ...]:
         """`count` of the services, spread over all but the first, which calls them."""
@@ -65,6 +66,11 @@ class Population:
     def policies(self, revision: int) -> Iterator[Put]:
         """The writes of all intentions."""
         return (self.policy(service, revision) for service in self.names)
+
+
+@lru_cache
+def _names(count: int) -> tuple[str, ...]:
+    return tuple(f"s{number:05d}" for number in range(count))
 
 
 async def populate(store: Store, population: Population) -> int:
