@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
 from typing import Never
@@ -70,10 +71,11 @@ class Upstreams:
                 attempt = min(attempt + 1, 10)
 
     async def _watch(self, services: frozenset[str]) -> None:
-        async for listing in self._catalog.watch(services):
-            self._lost("")
-            self._pending[listing.service] = listing
-            self._news.set()
+        async with aclosing(self._catalog.watch(services)) as listings:
+            async for listing in listings:
+                self._lost("")
+                self._pending[listing.service] = listing
+                self._news.set()
         await asyncio.Event().wait()  # the catalog is closed
 
     async def _settle(self) -> Never:

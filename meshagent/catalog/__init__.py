@@ -38,7 +38,7 @@ class Credentials(Protocol):
 
 
 # URL scheme of the store -> "module:opener"; the opener takes the URL, the credentials and how long silence means life.
-CATALOGS: dict[str, str] = {}
+CATALOGS: dict[str, str] = {"consul": "meshagent.catalog.consul:open_url"}
 
 
 def open_catalog(url: str, access: Credentials, ttl: timedelta) -> Catalog | None:

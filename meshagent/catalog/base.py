@@ -6,7 +6,7 @@ always all of a service, and what is registered twice is registered once.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -48,7 +48,7 @@ class Catalog(Protocol):
     async def read(self, service: str = "") -> tuple[Listing, ...]:
         """What is registered, of one service or of all, sorted by service."""
 
-    def watch(self, services: Collection[str]) -> AsyncIterator[Listing]:
+    def watch(self, services: Collection[str]) -> AsyncGenerator[Listing, None]:
         """The listing of each of the services, and again each time that it changes, for ever.
 
         Ends when the catalog is closed. Raises StoreUnavailable only when it cannot go on by itself.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from meshagent.model.names import Address, Duration, Model, Protocol, ServiceName
 
@@ -94,7 +94,10 @@ Health = Literal["passing", "failing", "draining"]
 
 
 class Instance(Model):
-    """One registered running copy, as the catalog holds it. `address`:`port` is where its host takes mTLS for it."""
+    """One registered running copy, as the catalog holds it. `address`:`port` is where its host takes mTLS for it.
+
+    `plain`: it was registered without meshagent, and takes plain text there.
+    """
 
     service: ServiceName
     host: ServiceName
@@ -106,3 +109,10 @@ class Instance(Model):
     meta: dict[str, str] = Field(default_factory=dict, max_length=MAX_META)
     region: str = ""
     zone: str = ""
+    plain: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Left out where it says nothing: records of instances are as they always were."""
+        data: dict[str, Any] = handler(self)
+        return {name: value for name, value in data.items() if value or name != "plain"}

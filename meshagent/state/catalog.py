@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 
 from meshagent.catalog.base import Listing, Offer
 from meshagent.model.service import Instance
@@ -38,7 +38,7 @@ class StoreCatalog:
         shelf.add(Changes(snapshot.revision, tuple(snapshot.entries.values()), full=True))
         return tuple(shelf.listing(name) for name in sorted({service} if service else shelf.services))
 
-    async def watch(self, services: Collection[str]) -> AsyncIterator[Listing]:
+    async def watch(self, services: Collection[str]) -> AsyncGenerator[Listing, None]:
         """As Catalog.watch."""
         if not services:
             return

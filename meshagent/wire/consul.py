@@ -38,6 +38,8 @@ _BAD_REQUEST = 400
 _FORBIDDEN = 403
 _TOO_MANY = 429
 _SERVER_ERROR = 500
+# What Consul says with status 500 of the call itself: 1.8 does so, later releases answer 404 or 400.
+_CALLERS = (b"Invalid Session TTL", b"does not have associated TTL", b"Unknown check", b"Unknown service")
 # A peer that is gone without a word is noticed after 15 + 3 * 5 seconds, one that takes no data after 30 s.
 _KEEPALIVE = (
     (socket.TCP_KEEPIDLE, 15),
@@ -123,8 +125,8 @@ def failure_of(status: int, body: bytes, place: str) -> MeshError | None:
             f"Consul refuses: {said}" if known else "Consul does not know the token.",
             next_step="Give the token's policy the right that is missing." if known else "Check store_token_file.",
         )
-    if b"Invalid Session TTL" in body:
-        return None  # what 1.8 says with 500 is the caller's mistake
+    if any(words in body for words in _CALLERS):
+        return None
     if status == _BAD_REQUEST:
         return StoreDenied(
             f"Consul does not take this: {said or 'a bad request'}",
