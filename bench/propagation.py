@@ -17,7 +17,7 @@ from bench.consul_mesh import own_mesh
 from meshagent.state.catalog import put_instance, read_instances
 from meshagent.store import open_store
 from meshagent.store.base import Delete, Put
-from tests.servers import consul
+from tests.servers import consul, etcd
 from tests.system.apps import Caller, HttpApp
 from tests.system.live import KEYS, free_port, live_mesh
 
@@ -41,8 +41,8 @@ async def run() -> dict:
 @asynccontextmanager
 async def stores() -> AsyncIterator[tuple[dict[str, str], consul.Servers]]:
     """The URL of each store, "" for a file of the mesh's own; and Consul's servers, with its mesh switched on."""
-    with consul.servers(settings={"connect": {"enabled": True}}) as consul_servers:
-        yield {"sqlite": "", "consul": consul_servers.url}, consul_servers
+    with consul.servers(settings={"connect": {"enabled": True}}) as consul_servers, etcd.servers() as etcd_servers:
+        yield {"sqlite": "", "etcd": etcd_servers.url, "consul": consul_servers.url}, consul_servers
 
 
 async def measure(url: str) -> dict:

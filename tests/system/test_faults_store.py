@@ -9,16 +9,17 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from meshagent.errors import MeshError
-from tests.servers import consul
+from tests.servers.either import KINDS, servers
 from tests.system.apps import Load, get
 from tests.system.live import KEYS, eventually, free_port
 from tests.system.shop import RATE, shop
@@ -27,17 +28,8 @@ SOAK = bool(os.environ.get("MESHAGENT_SOAK"))
 DOWN_SECONDS = 600 if SOAK else 5
 PARTITION_SECONDS = 300 if SOAK else 20
 LEADER_LOSSES = 10 if SOAK else 3
-KINDS = ("consul",)
 TICKS = os.sysconf("SC_CLK_TCK")
 pytestmark = [pytest.mark.timeout(900 if SOAK else 180)]
-
-
-@asynccontextmanager
-async def kept_in(kind, count=1):
-    """Running servers of that kind."""
-    module = {"consul": consul}[kind]
-    async with module.one_node() if count == 1 else module.three_nodes() as made:
-        yield made
 
 
 def cpu_seconds(pid):
@@ -59,13 +51,13 @@ async def changed(it, **sources):
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_fault_r1_a_store_that_is_down_costs_no_request_and_is_followed_again_when_it_is_back(kind):
-    async with kept_in(kind) as servers, shop(url=servers.url) as it, Load(it.web, 4, RATE) as load:
-        servers.kill()
+    async with servers(kind) as store, shop(url=store.url) as it, Load(it.web, 4, RATE) as load:
+        await store.kill()
         await eventually(lambda: it.agent.status()["stale_since"], 15)
         before, began = cpu_seconds(it.agent.process.pid), time.monotonic()
         await asyncio.sleep(DOWN_SECONDS)
         used = (cpu_seconds(it.agent.process.pid) - before) / (time.monotonic() - began)
-        await asyncio.to_thread(servers.start)
+        await store.start()
         back = time.monotonic()
         await it.mesh.applied(await changed(it, web="allow", orders="deny", batch="allow"))
         assert time.monotonic() - back < 5.0
@@ -76,23 +68,23 @@ async def test_fault_r1_a_store_that_is_down_costs_no_request_and_is_followed_ag
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_fault_r3_a_store_put_back_to_an_older_state_takes_nothing_back(kind, tmp_path):
-    async with kept_in(kind) as servers, shop(url=servers.url) as it, Load(it.web, 4, RATE) as load:
+    async with servers(kind) as store, shop(url=store.url) as it, Load(it.web, 4, RATE) as load:
         batch = free_port()
         upstreams = [{"service": "payments", "local_port": batch}]
         await it.agent.up(name="batch", port=free_port(), protocol="http", upstreams=upstreams)
         await it.mesh.applied(await it.mesh.intend("payments", web="allow", orders="deny", batch="allow"))
-        await asyncio.to_thread(servers.kill)
-        for node in servers.nodes:
+        await store.kill()
+        for node in store.nodes:
             shutil.copytree(node.directory / "data", tmp_path / node.name)
-        await asyncio.to_thread(servers.start)
+        await store.start()
         revision = await changed(it, web="allow", orders="deny", batch="deny")
         await it.mesh.applied(revision)
         assert (await get(batch)).status == 403
-        await asyncio.to_thread(servers.kill)
-        for node in servers.nodes:
+        await store.kill()
+        for node in store.nodes:
             shutil.rmtree(node.directory / "data")
             shutil.copytree(tmp_path / node.name, node.directory / "data")
-        await asyncio.to_thread(servers.start)
+        await store.start()
         await eventually(lambda: KEYS.manifest in it.agent.status()["problems"], 40)
         assert "went back" in it.agent.status()["problems"][KEYS.manifest]
         assert (await get(batch)).status == 403
@@ -107,15 +99,15 @@ async def test_fault_r3_a_store_put_back_to_an_older_state_takes_nothing_back(ki
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_fault_r4_three_nodes_that_lose_their_leader_again_and_again_lose_no_change_and_no_request(kind):
-    async with kept_in(kind, 3) as servers, shop(url=servers.url) as it, Load(it.web, 4, RATE) as load:
+    async with servers(kind, 3) as store, shop(url=store.url) as it, Load(it.web, 4, RATE) as load:
         for _ in range(LEADER_LOSSES):
-            leader = await asyncio.to_thread(servers.leader)
+            leader = await asyncio.to_thread(store.leader)
             leader.kill()
             lost = time.monotonic()
             await it.mesh.applied(await changed(it, web="allow", orders="deny", batch="allow"))
             await it.mesh.applied(await changed(it, web="allow", orders="deny"))
             assert time.monotonic() - lost < 10.0
-            await asyncio.to_thread(servers.start)
+            await store.start()
         assert load.failed() == []
 
 
@@ -137,9 +129,9 @@ def cut_off(ports):
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_fault_r6_a_partition_without_a_word_is_noticed_and_healed(kind):
-    async with kept_in(kind) as servers, shop(url=servers.url) as it, Load(it.web, 4, RATE) as load:
+    async with servers(kind) as store, shop(url=store.url) as it, Load(it.web, 4, RATE) as load:
         began = time.monotonic()
-        with cut_off([node.place.rpartition(":")[2] for node in servers.nodes]):
+        with cut_off(store.ports):
             await eventually(lambda: it.agent.status()["stale_since"], 30)
             await asyncio.sleep(max(0.0, PARTITION_SECONDS - (time.monotonic() - began)))
         healed = time.monotonic()
@@ -149,16 +141,33 @@ async def test_fault_r6_a_partition_without_a_word_is_noticed_and_healed(kind):
         assert load.failed() == []
 
 
+async def test_fault_r35_etcd_compacts_while_the_agent_is_away_and_nothing_is_missed():
+    async with servers("etcd") as store, shop(url=store.url) as it, Load(it.web, 4, RATE) as load:
+        batch = free_port()
+        upstreams = [{"service": "payments", "local_port": batch}]
+        await it.agent.up(name="batch", port=free_port(), protocol="http", upstreams=upstreams)
+        await it.mesh.applied(await it.mesh.intend("payments", web="allow", orders="deny", batch="allow"))
+        assert (await get(batch)).status == 200
+        os.kill(it.agent.process.pid, signal.SIGSTOP)
+        revision = await it.mesh.intend("payments", web="allow", orders="deny", batch="deny")
+        newest = (await it.mesh.store.read(KEYS.manifest)).revision
+        await asyncio.to_thread(store.made.ctl, "compaction", str(newest), "--physical")
+        await asyncio.sleep(4)
+        os.kill(it.agent.process.pid, signal.SIGCONT)
+        await it.mesh.applied(revision)
+        assert (await get(batch)).status == 403
+        assert load.failed() == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_fault_r37_with_one_of_three_endpoints_dead_the_next_one_is_used(kind):
-    async with kept_in(kind, 3) as servers:
-        followers = [node for node in servers.nodes if node is not servers.leader()]
+    async with servers(kind, 3) as store:
+        followers = [node for node in store.nodes if node is not store.leader()]
         await asyncio.to_thread(followers[0].kill)
-        first = [followers[0], *(node for node in servers.nodes if node is not followers[0])]
-        url = f"{kind}://{','.join(node.place for node in first)}"
-        async with shop(url=url) as it, Load(it.web, 4, RATE) as load:
+        first = [followers[0], *(node for node in store.nodes if node is not followers[0])]
+        async with shop(url=store.url_of(*first)) as it, Load(it.web, 4, RATE) as load:
             gone = time.monotonic()
-            await asyncio.to_thread(followers[0].start, servers.nodes)
+            await asyncio.to_thread(followers[0].start, store.nodes)
             await asyncio.to_thread(followers[1].kill)
             await it.mesh.applied(await changed(it, web="allow", orders="deny", batch="allow"))
             assert time.monotonic() - gone < 10.0
@@ -167,21 +176,21 @@ async def test_fault_r37_with_one_of_three_endpoints_dead_the_next_one_is_used(k
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_fault_r2_a_store_that_lost_its_data_changes_nothing_and_gets_its_instances_back(kind):
-    async with kept_in(kind) as servers, shop(url=servers.url) as it, Load(it.web, 4, RATE) as load:
+    async with servers(kind) as store, shop(url=store.url) as it, Load(it.web, 4, RATE) as load:
         backup = f"sqlite://{it.mesh.directory}/backup.db"
-        await meshagent("store", "copy", servers.url, backup)
+        await meshagent("store", "copy", store.url, backup)
         revision = it.agent.status()["revision"]
-        await asyncio.to_thread(servers.kill)
-        for node in servers.nodes:
+        await store.kill()
+        for node in store.nodes:
             shutil.rmtree(node.directory / "data")
-        await asyncio.to_thread(servers.start)
+        await store.start()
         back = time.monotonic()
         await eventually(lambda: KEYS.manifest in it.agent.status()["problems"], 15)
-        await eventually(lambda: {"payments", "web", "orders"} <= set(offered(servers.url)), 15)
+        await eventually(lambda: {"payments", "web", "orders"} <= set(offered(store.url)), 15)
         assert time.monotonic() - back < 20
         assert it.agent.status()["revision"] == revision
         assert (await get(it.orders)).status == 403
-        await meshagent("store", "copy", backup, servers.url)
+        await meshagent("store", "copy", backup, store.url)
         await eventually(lambda: KEYS.manifest not in it.agent.status()["problems"], 10)
         await it.mesh.applied(await changed(it, web="allow", orders="deny", batch="allow"))
         assert load.failed() == []

@@ -12,11 +12,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.servers import consul
+from tests.servers.either import KINDS, servers
 from tests.system.live import TRUST_DOMAIN, live_mesh
 from tests.system.namespaces import hosts, passed_on
 
-KINDS = ("consul",)
 INBOUND, APP, LOCAL = 21000, 8080, 9191
 
 
@@ -70,9 +69,8 @@ async def command(url, *words):
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_two_hosts_speak_mtls_and_a_deny_from_a_third_place_ends_it(kind):
-    module = {"consul": consul}[kind]
-    async with module.one_node() as servers, live_mesh(url=servers.url) as mesh, hosts("a", "b") as made:
-        port = int(servers.nodes[0].place.rpartition(":")[2])
+    async with servers(kind) as store, live_mesh(url=store.url) as mesh, hosts("a", "b") as made:
+        (port,) = store.ports
         async with passed_on(made, port) as place, app(made, "b", "payments", APP):
             mesh.url = f"{kind}://{place}"
             for name in ("a", "b"):
@@ -85,10 +83,10 @@ async def test_two_hosts_speak_mtls_and_a_deny_from_a_third_place_ends_it(kind):
                 name="web", port=APP, protocol="http", upstreams=[{"service": "payments", "local_port": LOCAL}]
             )
             assert "intention" in await until(made, "a", LOCAL, 403)
-            await command(servers.url, "intention", "allow", "web", "payments", "--wait")
+            await command(store.url, "intention", "allow", "web", "payments", "--wait")
             answer = json.loads(await until(made, "a", LOCAL, 200))
             assert answer["service"] == "payments"
             assert answer["caller"] == f"spiffe://{TRUST_DOMAIN}/svc/web"
-            await command(servers.url, "intention", "deny", "web", "payments", "--wait")
+            await command(store.url, "intention", "deny", "web", "payments", "--wait")
             assert (await call(made, "a", LOCAL))[0] == 403
-            assert "payments" in await command(servers.url, "services", "--all")
+            assert "payments" in await command(store.url, "services", "--all")
