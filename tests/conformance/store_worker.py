@@ -1,4 +1,6 @@
-"""What another process does to a store: `store_worker.py URL JOB ROOT [NUMBER [TOKEN_FILE [USER PASSWORD_FILE]]]`; prints `ready`, then its result.
+"""What another process does to a store: `store_worker.py URL JOB ROOT [NUMBER [TOKEN_FILE [USER PASSWORD_FILE]]]`.
+
+It prints `ready`, then its result:
 
 count   add one to the counter NUMBER times, each by a commit that expects what was read
 churn   write two keys in one commit, for ever

@@ -132,8 +132,8 @@ class Servers:
         """The store's URL, with every member."""
         return f"etcd://{','.join(member.place for member in self.members)}"
 
-    def ctl(self, *words: str, member: int = 0) -> str:
-        """What etcdctl prints, as root. Raises CalledProcessError."""
+    def ctl(self, *words: str, member: int = 0, given: str | None = None) -> str:
+        """What etcdctl prints, as root, with `given` as its input. Raises CalledProcessError."""
         options = [f"--endpoints={self.members[member].place}", "--command-timeout=8s"]
         if self.guarded:
             options.append(f"--user=root:{ROOT_PASSWORD}")
@@ -141,7 +141,12 @@ class Servers:
             options += [f"--cacert={tls.ca}", f"--cert={tls.client_cert}", f"--key={tls.client_key}"]
         environment = {**os.environ, "ETCDCTL_API": "3"}
         done = subprocess.run(
-            [program("etcdctl"), *options, *words], env=environment, capture_output=True, text=True, check=True
+            [program("etcdctl"), *options, *words],
+            env=environment,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return done.stdout
 
