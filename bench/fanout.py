@@ -15,27 +15,30 @@ import sys
 import tempfile
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from bench.population import HERE, KEYS, Population, populate
 from bench.scale import cpu
+from meshagent.agent.upstreams import Upstreams
 from meshagent.agent.watching import Watching
+from meshagent.catalog.base import Offer
 from meshagent.model.identity import TrustBundle
 from meshagent.model.mesh import Mesh
 from meshagent.model.service import ServiceDefinition
 from meshagent.model.world import Local, World
 from meshagent.policy.resolve import Resolved, resolve_next
-from meshagent.state.catalog import put_instance
 from meshagent.state.changes import Author
 from meshagent.state.foundation import lay_foundation
 from meshagent.state.keys import Interest
+from meshagent.state.reach import TTL, catalog_at
 from meshagent.state.records import Manifest, PolicyRecord, encode
 from meshagent.store import open_store
+from meshagent.store.access import Access
 from meshagent.store.base import Put, Store
 from meshagent.telemetry.log import set_up_log
-from tests.servers import consul
+from tests.servers import consul, etcd
 
-AGENTS = {"sqlite": 200, "consul": 500}  # one machine's file is not shared by more
+AGENTS = {"sqlite": 200, "etcd": 500, "consul": 500}  # one machine's file is not shared by more
 PROCESSES = 4
 UPSTREAMS = 5
 ROUNDS = 30
@@ -43,7 +46,7 @@ PAUSE = 0.3  # seconds between changes; and each is seen by all before the next
 MESH = Population(100)
 COMMON = MESH.names[0]  # a service that every agent calls
 COLUMN = {"intention": 1, "endpoint": 2}  # of what an agent has seen: (time, revision, port)
-_PATIENCE = 120.0
+_PATIENCE = 60.0
 
 
 async def run() -> dict:
@@ -64,9 +67,13 @@ async def stores():
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="fanout-"))
         limits = {"limits": {"http_max_conns_per_client": 15_000}}
-        found = stack.enter_context(consul.servers(settings=limits))
-        pids = [node.process.pid for node in found.nodes]
-        yield {"sqlite": (f"sqlite://{directory}/mesh.db", []), "consul": (found.url, pids)}
+        one = stack.enter_context(etcd.servers())
+        other = stack.enter_context(consul.servers(settings=limits))
+        yield {
+            "sqlite": (f"sqlite://{directory}/mesh.db", []),
+            "etcd": (one.url, [each.process.pid for each in one.members]),
+            "consul": (other.url, [each.process.pid for each in other.nodes]),
+        }
 
 
 async def measure(url: str, pids: list[int], agents: int) -> dict[str, dict[str, float]]:
@@ -84,8 +91,8 @@ async def measure(url: str, pids: list[int], agents: int) -> dict[str, dict[str,
         rows = {}
         for kind in ("endpoint", "intention"):
             await asyncio.sleep(2.0)
-            async with asyncio.timeout(ROUNDS * _PATIENCE / 4):
-                rows[kind] = await _changes(kind, store, revision, pids, workers)
+            async with asyncio.timeout(_PATIENCE * ROUNDS / 3):
+                rows[kind] = await _changes(kind, url, store, revision, pids, workers)
     finally:
         for worker in workers:
             worker.stdin.close()
@@ -103,22 +110,33 @@ async def _start(url: str, first: int, count: int) -> asyncio.subprocess.Process
     return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=1 << 20)
 
 
-async def _changes(kind: str, store: Store, revision: int, pids: list[int], workers) -> dict:
+async def _changes(kind: str, url: str, store: Store, revision: int, pids: list[int], workers) -> dict:
     """When each change was sent and what marks it, and the CPU seconds of servers and agents for all of them."""
     sent = []
+    catalog = catalog_at(url, Access(), store, KEYS)
+    lease = await store.lease(timedelta(hours=1))
     before = [sum(map(cpu, pids)), sum(cpu(worker.pid) for worker in workers)]
     for number in range(1, ROUNDS + 1):
         mark = revision + number if kind == "intention" else 22000 + number
-        puts = _intention(mark) if kind == "intention" else [put_instance(KEYS, MESH.instance(COMMON, 0, mark), None)]
         sent.append((time.monotonic(), mark))
-        await store.commit(puts)
+        if kind == "intention":
+            await store.commit(_intention(mark))
+        else:
+            await catalog.register([_offer(mark)], lease.id)
         for worker in workers:
             worker.stdin.write(f"{kind} {mark}\n".encode())
         for worker in workers:
             assert await worker.stdout.readline() == b"seen\n"
         await asyncio.sleep(PAUSE)
     after = [sum(map(cpu, pids)), sum(cpu(worker.pid) for worker in workers)]
+    await catalog.close()
     return {"sent": sent, "server": after[0] - before[0], "agents": after[1] - before[1]}
+
+
+def _offer(port: int) -> Offer:
+    """An instance of the service that all call, on another port."""
+    definition = ServiceDefinition(name=COMMON, port=8080, protocol="http")
+    return Offer(MESH.instance(COMMON, 0, port), definition)
 
 
 def _intention(revision: int) -> list[Put]:
@@ -169,8 +187,11 @@ class SimulatedAgent:
         """Returns when the store was read once."""
         self._store = await open_store(url)
         watching = Watching(self._store, KEYS, None, self._take, lambda: datetime.now(UTC))
+        self._catalog = catalog_at(url, Access(), self._store, KEYS)
+        upstreams = Upstreams(self._catalog, watching, TTL)
+        watching.on_upstreams = upstreams.want
         watching.narrow(self._interest)
-        self._task = asyncio.create_task(watching.run())
+        self._tasks = [asyncio.create_task(each.run()) for each in (watching, upstreams)]
         await watching.complete()
 
     async def until(self, kind: str, mark: int) -> None:
@@ -180,8 +201,10 @@ class SimulatedAgent:
             await self._moved.wait()
 
     async def stop(self) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        await self._catalog.close()
         await self._store.close()
 
     def _take(self, world: World) -> None:
