@@ -1,4 +1,4 @@
-"""From a commit to its effect, on every store side by side: an intention, an endpoint that comes back, a new instance.
+"""From a commit to its effect, on every store side by side: an intention and an instance that appears.
 
 The clock starts when the commit is sent and stops with the first answer of the new rule, on a keep-alive connection that is
 open all the while. Beside each store's rows stands the bare store (from the commit until a watch of another client has it)
@@ -8,15 +8,20 @@ and one request while nothing changes. Consul's own mesh is measured by new conn
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from bench.consul_mesh import own_mesh
-from meshagent.state.catalog import put_instance, read_instances
+from meshagent.catalog.base import Offer
+from meshagent.model.service import ServiceDefinition
+from meshagent.state.reach import catalog_at
 from meshagent.store import open_store
-from meshagent.store.base import Delete, Put
+from meshagent.store.base import Put
 from tests.servers import consul, etcd
 from tests.system.apps import Caller, HttpApp
 from tests.system.live import KEYS, free_port, live_mesh
@@ -135,28 +140,38 @@ async def _flips(mesh, local: int) -> dict:
 
 
 async def _endpoints(mesh) -> dict:
-    """An instance on another host appears in the catalog: time until a call that found nobody finds it."""
+    """An instance on another host appears in the catalog: time until a call that found nobody finds it.
+
+    The other host's agent is stopped meanwhile, so that it does not register what is taken out; its Envoy serves.
+    """
     here, local, port = mesh.agents[0], free_port(), free_port()
     there = await mesh.agent("vm-2")
+    definition = {"name": "late", "port": port, "protocol": "http"}
     async with HttpApp(port, "late"):
-        await there.up(name="late", port=port, protocol="http")
+        await there.up(**definition)
         upstreams = [{"service": "late", "local_port": local}]
         await here.up(name="caller", port=free_port(), protocol="http", upstreams=upstreams)
         await mesh.applied(await mesh.intend("late", caller="allow"))
-        instance = next(each for each in await read_instances(mesh.store, KEYS, "late"))
-        key = KEYS.instance("late", "vm-2", "late")
+        catalog = catalog_at(mesh.url, mesh.access, mesh.store, KEYS)
+        (listing,) = await catalog.read("late")
+        (instance,) = listing.instances
+        offer = Offer(instance, ServiceDefinition.model_validate(definition))
+        lease = await mesh.store.lease(timedelta(minutes=10))
+        os.kill(there.process.pid, signal.SIGSTOP)
         caller, times = Caller(local), []
         for _ in range(CHANGES):
-            await mesh.store.commit([Delete(key)])
+            await catalog.deregister([instance])
             while (await caller.get()).status != 503:
                 await asyncio.sleep(0.001)
             await asyncio.sleep(PAUSE)
             began = time.perf_counter()
-            await mesh.store.commit([put_instance(KEYS, instance, None)])
+            await catalog.register([offer], lease.id)
             while (await caller.get()).status != 200:
                 await asyncio.sleep(0)
             times.append(time.perf_counter() - began)
+        os.kill(there.process.pid, signal.SIGCONT)
         caller.close()
+        await catalog.close()
     return row(times)
 
 
