@@ -183,8 +183,7 @@ def _is_free(address: str, port: int) -> bool:
 
 
 def _local(each: Registered, world: World | None, address: str) -> Local:
-    stated = world.services.get(each.definition.name) if world else None
-    permissive = stated is not None and stated.thing.mtls == "permissive"
+    permissive = world is not None and world.permissive(each.definition.name)
     apart = each.definition.address != address  # the app itself already has the port on this address otherwise
     plain_port = each.definition.port if permissive and apart else 0
     return Local(each.definition, each.mtls_port, each.healthy, each.draining, plain_port)

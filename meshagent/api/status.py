@@ -48,7 +48,7 @@ def service_rows(operations: Operations) -> list[dict[str, Any]]:
         upstreams = []
         for upstream in definition.upstreams:
             outbound = outbounds.get((definition.name, upstream.service))
-            endpoints = outbound.endpoints if outbound else ()
+            endpoints = outbound.reached if outbound else ()
             upstreams.append(
                 {
                     "service": upstream.service,

@@ -102,6 +102,12 @@ class Outbound:
     local_port: int = 0
     local_socket: str = ""
     socket_mode: int = 0o660
+    plain_endpoints: tuple[Endpoint, ...] = ()  # of a permissive service: plain text, for who is not in the mesh
+
+    @property
+    def reached(self) -> tuple[Endpoint, ...]:
+        """All instances that may be called."""
+        return self.endpoints + self.plain_endpoints
 
 
 @dataclass(frozen=True, slots=True)

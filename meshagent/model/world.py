@@ -70,3 +70,8 @@ class World:
     services: Mapping[str, Stated[Service]] = field(default_factory=dict)
     instances: Mapping[str, tuple[Instance, ...]] = field(default_factory=dict)  # by service, sorted by host and id
     bundle: TrustBundle = TrustBundle()
+
+    def permissive(self, service: str) -> bool:
+        """Whether plain text may be spoken to this service and with it."""
+        stated = self.services.get(service)
+        return stated is not None and stated.thing.mtls == "permissive"

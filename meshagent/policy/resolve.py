@@ -73,7 +73,7 @@ def protocol_of(world: World, service: str, registered: Protocol | None = None, 
         return stated.thing.protocol
     if registered:
         return registered
-    return next((instance.protocol for instance in world.instances.get(service, ())), last)
+    return next((each.protocol for each in world.instances.get(service, ()) if not each.plain), last)
 
 
 def _renewed(world: World, last: Resolved, now: datetime) -> ProxyView:
@@ -204,9 +204,10 @@ def _reached(world: World, host: Host, outbound: Outbound, locals_: tuple[Local,
     service = outbound.upstream
     here = next((other.definition.protocol for other in locals_ if other.definition.name == service), None)
     protocol = protocol_of(world, service, here, outbound.protocol)
-    endpoints = _endpoints(world, host, service, locals_)
-    same = (protocol, endpoints) == (outbound.protocol, outbound.endpoints)
-    return outbound if same else replace(outbound, protocol=protocol, endpoints=endpoints)
+    new = (protocol, _endpoints(world, host, service, locals_), _plain_endpoints(world, service))
+    if new == (outbound.protocol, outbound.endpoints, outbound.plain_endpoints):
+        return outbound
+    return replace(outbound, protocol=new[0], endpoints=new[1], plain_endpoints=new[2])
 
 
 def _endpoints(world: World, host: Host, service: str, locals_: tuple[Local, ...]) -> tuple[Endpoint, ...]:
@@ -214,7 +215,7 @@ def _endpoints(world: World, host: Host, service: str, locals_: tuple[Local, ...
     elsewhere = (
         Endpoint(instance.address, instance.port, instance.health == "passing")
         for instance in world.instances.get(service, ())
-        if instance.host != host.name and instance.health != "draining"
+        if instance.host != host.name and instance.health != "draining" and not instance.plain
     )
     here = (
         Endpoint(host.address, local.mtls_port, local.healthy)
@@ -222,3 +223,12 @@ def _endpoints(world: World, host: Host, service: str, locals_: tuple[Local, ...
         if local.definition.name == service and not local.draining
     )
     return tuple(sorted({*elsewhere, *here}, key=lambda endpoint: (endpoint.address, endpoint.port)))
+
+
+def _plain_endpoints(world: World, service: str) -> tuple[Endpoint, ...]:
+    """The instances of a permissive service that somebody registered without meshagent."""
+    if not world.permissive(service):
+        return ()
+    found = (each for each in world.instances.get(service, ()) if each.plain)
+    told = {Endpoint(each.address, each.port, each.health == "passing") for each in found}
+    return tuple(sorted(told, key=lambda endpoint: (endpoint.address, endpoint.port)))

@@ -43,6 +43,7 @@ class Fold:
         self._interest = interest
         self._values: dict[str, bytes] = {}
         self._listings: dict[str, Listing] = {}
+        self._foreign: dict[str, list[str]] = {}  # instances without meshagent, by service
         self._world = last_good
         self._pending: set[str] = set()
         self._early: set[str] = set()  # records that came before the manifest that makes them count
@@ -51,9 +52,8 @@ class Fold:
     @property
     def problems(self) -> dict[str, str]:
         """What could not be used and what holds instead, by key or place."""
-        return self._problems | {
-            place: text for each in self._listings.values() for place, text in each.problems.items()
-        }
+        listed = {place: text for each in self._listings.values() for place, text in each.problems.items()}
+        return self._problems | listed | self._uncalled()
 
     @property
     def world(self) -> World | None:
@@ -80,6 +80,9 @@ class Fold:
         """Take in a listing and give the World that now counts (the same object when nothing did)."""
         if listing.service in self._interest.upstreams:
             self._listings[listing.service] = usable(listing, self._here)
+            self._foreign.pop(listing.service, None)
+            if foreign := [f"{each.id} on {each.host}" for each in listing.instances if each.plain]:
+                self._foreign[listing.service] = foreign
         return self.add(Changes(0))
 
     def narrow(self, interest: Interest) -> None:
@@ -89,6 +92,7 @@ class Fold:
         self._problems = {key: text for key, text in self._problems.items() if interest.wants(self._keys, key)}
         for service in set(self._listings) - interest.upstreams:
             del self._listings[service]
+            self._foreign.pop(service, None)
         if world := self._world:
             wants = interest.services | {"*"}
             self._world = World(
@@ -117,6 +121,16 @@ class Fold:
             return set()
         held = {"intention": self._world.intentions, "service": self._world.services}
         return {self._keys.document(kind, name) for kind, names in held.items() for name in names} | {self._keys.bundle}
+
+    def _uncalled(self) -> dict[str, str]:
+        """What others registered and nobody may call, for it speaks plain text alone."""
+        world = self._world
+        told = {name: each for name, each in self._foreign.items() if not (world and world.permissive(name))}
+        return {
+            f"catalog/{name}": f"{', '.join(foreign)}: registered without meshagent, so not called; register with it, "
+            "or allow plain text by `mtls: permissive` in a service document"
+            for name, foreign in told.items()
+        }
 
     def _relisted(self, before: World) -> dict[str, Listing]:
         """The listings that differ from what is in force."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.health_check_pb2 import HealthStatus
+from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint, LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2 import RawBuffer
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
-from meshagent.model.names import HTTP_PROTOCOLS
-from meshagent.model.view import Inbound, Outbound
+from meshagent.model.names import HTTP_PROTOCOLS, Protocol
+from meshagent.model.view import Endpoint, Inbound, Outbound
 from meshagent.translate.settings import from_ads, pack
 from meshagent.translate.tls import connect_to
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_PLAIN = "plain"
 _CONNECT_SECONDS = 2
 _NO_LIMIT = (
     1 << 20
@@ -41,28 +44,13 @@ def app_cluster(inbound: Inbound) -> Cluster:
     address = cluster.load_assignment.endpoints.add().lb_endpoints.add().endpoint.address.socket_address
     address.address, address.port_value = inbound.app_address, inbound.app_port
     _unlimited(cluster)
-    if inbound.protocol in HTTP_PROTOCOLS:
-        options = HttpProtocolOptions()
-        options.common_http_protocol_options.idle_timeout.FromSeconds(_APP_IDLE_SECONDS)
-        if inbound.protocol == "http":
-            options.explicit_http_config.http_protocol_options.SetInParent()
-        else:
-            http2 = options.explicit_http_config.http2_protocol_options
-            http2.allow_connect = True
-            http2.override_stream_error_on_invalid_http_message.value = True
-        pack(cluster.typed_extension_protocol_options[_HTTP_OPTIONS], options)
+    _spoken_plainly(cluster, inbound.protocol)
     return cluster
 
 
 def upstream_cluster(outbound: Outbound, trust_domain: str) -> Cluster:
     """mTLS to the sidecars of an upstream; HTTP travels as HTTP/2 whatever the apps speak."""
-    cluster = Cluster(name=upstream_name(outbound), type=Cluster.EDS, lb_policy=Cluster.LEAST_REQUEST)
-    cluster.connect_timeout.FromSeconds(_CONNECT_SECONDS)
-    from_ads(cluster.eds_cluster_config.eds_config)
-    cluster.common_lb_config.healthy_panic_threshold.value = 0  # a failing instance is not called, even when all fail
-    cluster.ignore_health_on_host_removal = True
-    cluster.upstream_connection_options.tcp_keepalive.keepalive_time.value = 60
-    _unlimited(cluster)
+    cluster = _eds_cluster(upstream_name(outbound))
     alpn: tuple[str, ...] = ()
     if outbound.protocol in HTTP_PROTOCOLS:
         alpn = ("h2",)
@@ -74,21 +62,82 @@ def upstream_cluster(outbound: Outbound, trust_domain: str) -> Cluster:
         http2.connection_keepalive.timeout.FromSeconds(10)
         pack(cluster.typed_extension_protocol_options[_HTTP_OPTIONS], options)
     connect_to(cluster.transport_socket, outbound.source, outbound.upstream, trust_domain, alpn)
+    if outbound.plain_endpoints and not alpn:
+        plain = cluster.transport_socket_matches.add(name=_PLAIN)
+        plain.match[_PLAIN] = True
+        plain.transport_socket.name = "envoy.transport_sockets.raw_buffer"
+        pack(plain.transport_socket.typed_config, RawBuffer())
+    return cluster
+
+
+def plain_name(outbound: Outbound) -> str:
+    """The cluster of an HTTP upstream's instances that take plain text alone."""
+    return f"plain/{outbound.source}/{outbound.upstream}"
+
+
+def plain_cluster(outbound: Outbound) -> Cluster:
+    """Plain HTTP as the apps speak it. A cluster of its own: one cluster has one version of HTTP for all."""
+    cluster = _eds_cluster(plain_name(outbound))
+    _spoken_plainly(cluster, outbound.protocol)
     return cluster
 
 
 def load_assignment(outbound: Outbound) -> ClusterLoadAssignment:
     """The endpoints. None is said explicitly: a removed resource would leave the old ones in use (measured)."""
     assignment = ClusterLoadAssignment(cluster_name=upstream_name(outbound))
-    if outbound.endpoints:
+    plain = () if outbound.protocol in HTTP_PROTOCOLS else outbound.plain_endpoints
+    if outbound.endpoints or plain:
         locality = assignment.endpoints.add()
         for endpoint in outbound.endpoints:
-            added = locality.lb_endpoints.add()
-            address = added.endpoint.address.socket_address
-            address.address, address.port_value = endpoint.address, endpoint.port
-            if not endpoint.healthy:
-                added.health_status = HealthStatus.UNHEALTHY
+            _add_endpoint(locality, endpoint)
+        for endpoint in plain:
+            added = _add_endpoint(locality, endpoint)
+            added.metadata.filter_metadata["envoy.transport_socket_match"][_PLAIN] = True
     return assignment
+
+
+def plain_assignment(outbound: Outbound) -> ClusterLoadAssignment:
+    """The endpoints of the plain cluster."""
+    assignment = ClusterLoadAssignment(cluster_name=plain_name(outbound))
+    locality = assignment.endpoints.add()
+    for endpoint in outbound.plain_endpoints:
+        _add_endpoint(locality, endpoint)
+    return assignment
+
+
+def _add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> LbEndpoint:
+    added = locality.lb_endpoints.add()
+    address = added.endpoint.address.socket_address
+    address.address, address.port_value = endpoint.address, endpoint.port
+    if not endpoint.healthy:
+        added.health_status = HealthStatus.UNHEALTHY
+    return added
+
+
+def _eds_cluster(name: str) -> Cluster:
+    cluster = Cluster(name=name, type=Cluster.EDS, lb_policy=Cluster.LEAST_REQUEST)
+    cluster.connect_timeout.FromSeconds(_CONNECT_SECONDS)
+    from_ads(cluster.eds_cluster_config.eds_config)
+    cluster.common_lb_config.healthy_panic_threshold.value = 0  # a failing instance is not called, even when all fail
+    cluster.ignore_health_on_host_removal = True
+    cluster.upstream_connection_options.tcp_keepalive.keepalive_time.value = 60
+    _unlimited(cluster)
+    return cluster
+
+
+def _spoken_plainly(cluster: Cluster, protocol: Protocol) -> None:
+    """HTTP as an app itself speaks it; nothing for TCP."""
+    if protocol not in HTTP_PROTOCOLS:
+        return
+    options = HttpProtocolOptions()
+    options.common_http_protocol_options.idle_timeout.FromSeconds(_APP_IDLE_SECONDS)
+    if protocol == "http":
+        options.explicit_http_config.http_protocol_options.SetInParent()
+    else:
+        http2 = options.explicit_http_config.http2_protocol_options
+        http2.allow_connect = True
+        http2.override_stream_error_on_invalid_http_message.value = True
+    pack(cluster.typed_extension_protocol_options[_HTTP_OPTIONS], options)
 
 
 def _unlimited(cluster: Cluster) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_components_pb2 import RouteAction
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Outbound, ProxyView
 from meshagent.translate.accesslog import access_log
-from meshagent.translate.clusters import upstream_name
+from meshagent.translate.clusters import plain_name, upstream_name
 from meshagent.translate.connection import outbound_manager, safe_retries
 from meshagent.translate.settings import Settings, from_ads, pack
 from meshagent.translate.tcp import tcp_forward
@@ -53,7 +54,18 @@ def outbound_routes(outbound: Outbound) -> RouteConfiguration | None:
     routes = RouteConfiguration(name=upstream_name(outbound))
     route = routes.virtual_hosts.add(name=outbound.upstream, domains=["*"]).routes.add()
     route.match.prefix = "/"
-    route.route.cluster = upstream_name(outbound)
+    _lead(route.route, outbound)
     route.route.timeout.SetInParent()  # 0: a caller's own timeout decides; streams live as long as they like
     safe_retries(route.route.retry_policy, 2, elsewhere=True)
     return routes
+
+
+def _lead(action: RouteAction, outbound: Outbound) -> None:
+    """To the mesh's instances, and where there are others, to each cluster as often as it has instances in service."""
+    healthy = sum(endpoint.healthy for endpoint in outbound.plain_endpoints)
+    if not healthy:
+        action.cluster = upstream_name(outbound)
+        return
+    weights = {upstream_name(outbound): sum(endpoint.healthy for endpoint in outbound.endpoints)}
+    for name, weight in (weights | {plain_name(outbound): healthy}).items():
+        action.weighted_clusters.clusters.add(name=name).weight.value = weight

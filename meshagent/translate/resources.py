@@ -10,8 +10,18 @@ from itertools import groupby
 from google.protobuf.message import Message
 
 from meshagent.model.identity import Svid
+from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Inbound, Outbound, ProxyView, Svids
-from meshagent.translate.clusters import app_cluster, app_cluster_name, load_assignment, upstream_cluster, upstream_name
+from meshagent.translate.clusters import (
+    app_cluster,
+    app_cluster_name,
+    load_assignment,
+    plain_assignment,
+    plain_cluster,
+    plain_name,
+    upstream_cluster,
+    upstream_name,
+)
 from meshagent.translate.inbound import inbound_listener, inbound_listener_name, plain_listener, plain_listener_name
 from meshagent.translate.outbound import outbound_listener, outbound_listener_name, outbound_routes
 from meshagent.translate.rbac import plain_rbac_name, rbac_filter, rbac_name
@@ -148,7 +158,8 @@ def _calls(view: ProxyView, settings: Settings, before: tuple[Piece, ...]) -> tu
 def _call(outbound: Outbound, held: Piece | None, view: ProxyView, settings: Settings) -> Piece:
     """The outbound's piece. Where its endpoints alone are others, all else is taken from the one before."""
     endpoints = (EDS, upstream_name(outbound), load_assignment(outbound))
-    if held and isinstance(held[0], Outbound) and replace(held[0], endpoints=outbound.endpoints) == outbound:
+    still = not outbound.plain_endpoints  # where some are plain, the routes say how many there are of which
+    if still and held and isinstance(held[0], Outbound) and replace(held[0], endpoints=outbound.endpoints) == outbound:
         return outbound, {**held[1], **_serialised([endpoints])}
     return outbound, _serialised([endpoints, *_call_once(outbound, view, settings)])
 
@@ -156,6 +167,9 @@ def _call(outbound: Outbound, held: Piece | None, view: ProxyView, settings: Set
 def _call_once(outbound: Outbound, view: ProxyView, settings: Settings) -> _Named:
     """What an endpoint that comes or goes leaves as it is."""
     yield CDS, upstream_name(outbound), upstream_cluster(outbound, view.trust_domain)
+    if outbound.plain_endpoints and outbound.protocol in HTTP_PROTOCOLS:
+        yield CDS, plain_name(outbound), plain_cluster(outbound)
+        yield EDS, plain_name(outbound), plain_assignment(outbound)
     yield LDS, outbound_listener_name(outbound), outbound_listener(outbound, view, settings)
     if routes := outbound_routes(outbound):
         yield RDS, upstream_name(outbound), routes

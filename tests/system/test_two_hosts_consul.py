@@ -131,3 +131,65 @@ async def test_consul_that_lost_its_data_gets_the_services_back_and_no_call_fail
         await asyncio.sleep(2)
         calling.cancel()
         assert set(statuses) == {200}
+
+
+async def test_what_others_registered_is_called_in_plain_text_only_where_a_document_says_permissive():
+    async with two_hosts() as (servers, mesh, local):
+        here = mesh.agents[0]
+        await mesh.applied(await mesh.intend("payments", web="allow"))
+        await until_status(local, 200)
+        port = free_port()
+        async with HttpApp(port, "legacy"):
+            native = {"Name": "payments", "ID": "old", "Address": "127.0.0.1", "Port": port, "Meta": {"team": "red"}}
+            servers.call("PUT", "/v1/agent/service/register", native)
+            await eventually(lambda: "not called" in here.status()["problems"].get("catalog/payments", ""), 5)
+            assert {(await get(local)).headers["x-app"] for _ in range(20)} == {"payments"}
+
+            document = {"kind": "service", "name": "payments", "protocol": "http", "mtls": "permissive"}
+            await mesh.applied(await mesh.apply(document))
+            assert {(await get(local)).headers["x-app"] for _ in range(40)} == {"payments", "legacy"}
+            assert "catalog/payments" not in here.status()["problems"]
+
+            await mesh.agents[1].down("payments")
+            assert {(await get(local)).headers["x-app"] for _ in range(20)} == {"legacy"}
+            servers.call("PUT", "/v1/agent/check/register", {"Name": "bad", "ServiceID": "old", "TTL": "1h"})
+            await until_status(local, 503)
+            await mesh.applied(await mesh.apply(document | {"mtls": "strict"}))
+            servers.call("PUT", "/v1/agent/service/register", native | {"Checks": []})
+            await until_status(local, 503)
+
+
+async def test_a_tcp_service_of_others_is_called_in_plain_text_beside_the_meshs():
+    async with two_hosts() as (servers, mesh, _):
+        here, there = mesh.agents
+
+        async def answer(_, writer, name):
+            writer.write(name)
+            await writer.drain()
+            writer.close()
+
+        async def told():
+            reader, writer = await asyncio.open_connection("127.0.0.1", local)
+            said = await reader.read()
+            writer.close()
+            return said
+
+        local, ports = free_port(), (free_port(), free_port())
+        listening = [
+            await asyncio.start_server(lambda r, w, name=name: answer(r, w, name), "127.0.0.1", port)
+            for name, port in zip((b"mesh", b"native"), ports, strict=True)
+        ]
+        await there.up(name="queue", port=ports[0], protocol="tcp")
+        upstreams = [{"service": "queue", "local_port": local}]
+        await here.up(name="worker", port=free_port(), protocol="http", upstreams=upstreams)
+        native = {"Name": "queue", "ID": "old", "Address": "127.0.0.1", "Port": ports[1]}
+        servers.call("PUT", "/v1/agent/service/register", native)
+        await mesh.applied(await mesh.intend("queue", worker="allow"))
+        await eventually(lambda: "catalog/queue" in here.status()["problems"], 5)
+        assert {await told() for _ in range(20)} == {b"mesh"}
+        await mesh.applied(
+            await mesh.apply({"kind": "service", "name": "queue", "protocol": "tcp", "mtls": "permissive"})
+        )
+        assert {await told() for _ in range(40)} == {b"mesh", b"native"}
+        for server in listening:
+            server.close()

@@ -53,10 +53,13 @@ instances = st.lists(
         port=st.integers(21000, 21001),
         protocol=st.sampled_from(("http", "tcp")),
         health=st.sampled_from(("passing", "failing", "draining")),
+        plain=st.booleans(),
     ),
     max_size=3,
 )
-services = st.none() | st.sampled_from(("http", "tcp", None))
+services = st.none() | st.tuples(
+    st.sampled_from(("http", "tcp", None)), st.sampled_from(("strict", "permissive", "permissive"))
+)
 
 
 @st.composite
@@ -71,8 +74,8 @@ def changes(draw):
         found = tuple(draw(instances))
         return lambda world: replace(world, instances={**world.instances, name: found})
     if kind == "service":
-        protocol = draw(services)
-        held = {name: Stated(Service(name=name, protocol=protocol))} if protocol else {}
+        said = draw(services)
+        held = {name: Stated(Service(name=name, protocol=said[0], mtls=said[1]))} if said else {}
         return lambda world: replace(world, services={k: v for k, v in world.services.items() if k != name} | held)
     mesh = Mesh(default_action=draw(st.sampled_from(("allow", "deny"))))
     return lambda world: replace(world, mesh=mesh if kind == "mesh" else world.mesh, revision=world.revision + 1)

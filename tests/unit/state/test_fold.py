@@ -204,6 +204,18 @@ def test_attack_35_an_address_that_leads_callers_to_themselves_or_their_cloud_is
     assert "not called" in fold.problems["catalog/ledger/vm-2/ledger"]
 
 
+def test_what_others_registered_is_a_problem_unless_a_document_allows_plain_text():
+    fold = start()
+    foreign = instance("n1").model_copy(update={"plain": True, "port": 80})
+    fold.list(listing(instance("vm-1"), foreign))
+    assert list(fold.problems) == ["catalog/ledger"] and "ledger on n1" in fold.problems["catalog/ledger"]
+    document = {"kind": "service", "name": "ledger", "mtls": "permissive"}
+    fold.add(changes({KEYS.manifest: manifest(2), KEYS.document("service", "ledger"): record(document, 2)}))
+    assert fold.problems == {}
+    fold.list(listing(instance("vm-1")))
+    assert fold.problems == {}
+
+
 def test_on_a_machine_of_its_own_every_address_is_its_own():
     fold = Fold(KEYS, INTEREST, start().world, here="127.0.0.1")
     fold.add(changes({KEYS.manifest: manifest(1), KEYS.mesh: record(MESH)}, full=True))
