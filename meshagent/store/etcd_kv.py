@@ -109,9 +109,18 @@ def lease_name(number: int) -> str:
 
 
 def reading_of(
-    ranges: Iterable[Range], *, revision: int = 0, since: int = 0, keys_only: bool = False, limit: int = 0
+    ranges: Iterable[Range],
+    *,
+    revision: int = 0,
+    since: int = 0,
+    keys_only: bool = False,
+    limit: int = 0,
+    local: bool = False,
 ) -> pb.TxnRequest:
-    """The ranges in one transaction: at `revision` (0: the newest), what was written at `since` or later."""
+    """The ranges in one transaction: at `revision` (0: the newest), what was written at `since` or later.
+
+    `local`: of what the member has, without asking the others how far they are.
+    """
     asked = [
         pb.RangeRequest(
             key=each.key,
@@ -120,6 +129,7 @@ def reading_of(
             min_mod_revision=since,
             keys_only=keys_only,
             limit=limit,
+            serializable=local,
         )
         for each in ranges
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from meshagent.errors import StoreDenied, StoreUnavailable
@@ -37,6 +38,16 @@ class Reading:
                 continue  # compacted between two of its parts
         raise StoreUnavailable("etcd is compacted faster than it can be read.", next_step="Compact it less often.")
 
+    async def news(self, scope: Scope, *, since: int, revision: int) -> Content:
+        """What of the scope was written at `since` or later, as of `revision`, which this member has told of.
+
+        The member alone is asked, which saves it the question to its leader. Raises as `newest`.
+        """
+        try:
+            return await self._content(scope, since=since, revision=revision, local=True)
+        except Behind:
+            return await self.newest(scope, since=since)
+
     async def keys(self, scope: Scope, revision: int) -> Keys | None:
         """The keys that were there at the revision, range by range; None when etcd does not know it (any more)."""
         if revision <= 0:
@@ -46,22 +57,31 @@ class Reading:
         except Behind:
             return None
 
-    async def _content(self, scope: Scope, *, revision: int = 0, since: int = 0, keys_only: bool = False) -> Content:
+    async def _content(
+        self, scope: Scope, *, revision: int = 0, since: int = 0, keys_only: bool = False, local: bool = False
+    ) -> Content:
         """The ranges of a scope at one revision. Raises Behind when it is compacted or still to come."""
         ranges = ranges_of(scope)
-        found: list[tuple[pb.KeyValue, ...]] = []
-        counts: list[int] = []
+        parts = [ranges[start : start + MAX_OPERATIONS] for start in range(0, len(ranges), MAX_OPERATIONS)] or [ranges]
         limit = 0 if since else PAGE
-        for start in range(0, max(1, len(ranges)), MAX_OPERATIONS):
-            part = ranges[start : start + MAX_OPERATIONS]
-            ask = reading_of(part, revision=revision, since=since, keys_only=keys_only, limit=limit)
-            answer = await self._allowed(ask, part)
-            revision = revision or answer.header.revision
-            for each, said in zip(part, answer.responses, strict=True):
-                rest = await self._rest(each, said.response_range, revision, keys_only=keys_only)
-                found.append((*said.response_range.kvs, *rest))
-                counts.append(said.response_range.count)
-        return Content(revision, tuple(found), tuple(counts))
+
+        async def ask(part: Sequence[Range]) -> tuple[int, list[tuple[tuple[pb.KeyValue, ...], int]]]:
+            wanted = reading_of(part, revision=revision, since=since, keys_only=keys_only, limit=limit, local=local)
+            answer = await self._allowed(wanted, part)
+            at = revision or answer.header.revision
+            pages = [said.response_range for said in answer.responses]
+            rest = [
+                await self._rest(each, page, at, keys_only=keys_only) for each, page in zip(part, pages, strict=True)
+            ]
+            return at, [((*page.kvs, *more), page.count) for page, more in zip(pages, rest, strict=True)]
+
+        found: list[tuple[tuple[pb.KeyValue, ...], int]] = []
+        if not revision:
+            # The first part says which revision it is that the others have to be of.
+            revision, found = await ask(parts.pop(0))
+        for _, more in await asyncio.gather(*(ask(part) for part in parts)):
+            found += more
+        return Content(revision, tuple(kvs for kvs, _ in found), tuple(count for _, count in found))
 
     async def _rest(self, each: Range, page: pb.RangeResponse, revision: int, *, keys_only: bool) -> list[pb.KeyValue]:
         """What comes after the first page of a range."""

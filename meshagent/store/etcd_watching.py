@@ -32,6 +32,9 @@ from meshagent.wire.etcd_watch import Watch, pause_of
 
 Result = TypeVar("Result")
 
+# When the last read is no longer ago than this, in seconds, the next one takes all there is and not one commit alone.
+_BUSY = 0.025
+
 
 class Watching:
     """One watch of a scope from a revision on."""
@@ -44,6 +47,7 @@ class Watching:
         self._known: Keys | None = None
         # Keys that etcd said were deleted after the position, with the revision of that.
         self._deleted: dict[bytes, int] = {}
+        self._read_at = 0.0
 
     async def run(self) -> AsyncGenerator[Changes]:
         """Every change, until the client is closed. Raises StoreDenied."""
@@ -68,7 +72,10 @@ class Watching:
             return changes if changes.entries or changes.deleted else None
         fresh = [event for event in answer.events if event.kv.mod_revision > self._watch.position]
         self._deleted |= {event.kv.key: event.kv.mod_revision for event in fresh if event.type == pb.Event.DELETE}
-        return await self._surely(self._news) if fresh else None
+        if not fresh:
+            return None
+        rung = max(event.kv.mod_revision for event in fresh)
+        return await self._surely(lambda: self._news(rung))
 
     async def _whole(self) -> Changes | None:
         """All of the scope, as of now: the watcher lost its place. None when the client is closed meanwhile."""
@@ -79,10 +86,14 @@ class Watching:
         self._move(content.revision)
         return Changes(content.revision, tuple(entries_of(content, self._scope).values()), full=True)
 
-    async def _news(self) -> Changes | None:
-        """What happened in several ranges since the position."""
-        known = self._known or ()
-        news = await self._reading.newest(self._scope, since=self._watch.position + 1)
+    async def _news(self, rung: int = 0) -> Changes | None:
+        """What happened in several ranges since the position, at least up to the revision that etcd told of."""
+        known, since = self._known or (), self._watch.position + 1
+        before, self._read_at = self._read_at, asyncio.get_running_loop().time()
+        if rung and self._read_at - before > _BUSY:
+            news = await self._reading.news(self._scope, since=since, revision=rung)
+        else:
+            news = await self._reading.newest(self._scope, since=since)
         if news.revision < self._watch.position:
             return None  # The store went back: the watch will say so.
         deleted = {key for key, revision in self._deleted.items() if revision <= news.revision}
