@@ -74,7 +74,7 @@ class Membership:
             try:
                 if renew() >= due:
                     await self._renew()
-                    due = renew() + self._ttl.total_seconds() * random.uniform(0.25, 0.33)  # noqa: S311 - jitter
+                    due = renew() + self._ttl.total_seconds() * random.uniform(0.12, 0.17)  # noqa: S311 - jitter
                 await self._write()
                 attempt = 0
                 pause = due - renew()
