@@ -75,7 +75,8 @@ class ConsulCatalog:
     async def read(self, service: str = "") -> tuple[Listing, ...]:
         """As Catalog.read. Of all services, those that could be in a mesh: one call each."""
         if service:
-            return (_listing(service, await self._opened().get(_path(service))),)
+            consul = self._opened()
+            return (await _seen(consul, _listing(service, await consul.get(_path(service))), 1),)
         answer = await self._opened().get("/v1/catalog/services")
         names = sorted(name for name in _required(answer, "list services").json() if _may_be_in_a_mesh(name))
         turns = asyncio.Semaphore(_AT_ONCE)
@@ -134,11 +135,35 @@ async def _follow(consul: Consul, service: str, queue: asyncio.Queue[Listing | M
     """Put each new listing of the service into the queue; at the end, why."""
     end: MeshError | None = None
     try:
+        known = 1
         async for answer in consul.follow(_path(service)):
-            queue.put_nowait(_listing(service, answer))
+            listing = await _seen(consul, _listing(service, answer), known)
+            known = len(listing.instances)
+            queue.put_nowait(listing)
     except (StoreDenied, StoreUnavailable) as error:
         end = error
     queue.put_nowait(end)
+
+
+async def _seen(consul: Consul, listing: Listing, known: int) -> Listing:
+    """The listing, of which nothing is hidden. Raises StoreDenied when the token may not see the service.
+
+    Consul leaves out in silence what a token may not see. Where less is there than was known, a call that needs the same
+    right and is refused without it tells the two apart.
+    """
+    if len(listing.instances) < known:
+        try:
+            await consul.get(f"/v1/config/service-defaults/{quote(listing.service)}")
+        except StoreDenied as error:
+            raise _hidden(listing.service) from error
+    return listing
+
+
+def _hidden(service: str) -> StoreDenied:
+    return StoreDenied(
+        f"The token may not see the instances of {service}.",
+        next_step='Give its policy: service_prefix "" { policy = "read" } and node_prefix "" { policy = "read" }',
+    )
 
 
 def _path(service: str) -> str:
@@ -149,10 +174,7 @@ def _listing(service: str, answer: Answer) -> Listing:
     """The listing in an answer. Raises StoreDenied for one that hides something, StoreUnavailable for none."""
     entries = _required(answer, f"list {service}").json()
     if answer.filtered:
-        raise StoreDenied(
-            f"The token may not see all instances of {service}.",
-            next_step='Give its policy: service_prefix "" { policy = "read" } and node_prefix "" { policy = "read" }',
-        )
+        raise _hidden(service)
     if not isinstance(entries, list):
         raise StoreUnavailable(f"Consul's answer for {service} is not a list.", next_step="See what answers there.")
     return listing_of(service, entries)
