@@ -83,7 +83,7 @@ class Agent:
         environment = {**os.environ, "MESHAGENT_RUNTIME_DIR": str(self.directory / "run"), "MESHAGENT_CA_PATH": ""}
         environment.pop("MESHAGENT_CA_PATH")
         config = self.directory / "agent.yaml"
-        told = {key: value for key, value in asdict(self.mesh.access).items() if value}
+        told = {key: value for key, value in asdict(self.mesh.agent_access).items() if value}
         config.write_text(
             f"ca: {{provider: builtin, path: {self.mesh.directory}/ca, ttl: {self.mesh.ttl}}}\n"
             f"envoy: {{drain: {self.mesh.drain}}}\n" + "".join(f"store_{key}: {value}\n" for key, value in told.items())
@@ -216,6 +216,7 @@ class LiveMesh:
         self.store_path = directory / "mesh.db"
         self.url = url or f"sqlite://{self.store_path}"
         self.access = access or Access()
+        self.agent_access = self.access
         self.ttl = ttl
         self.drain = "3s"
         self.agents: list[Agent] = []
