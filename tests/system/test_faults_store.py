@@ -67,6 +67,16 @@ async def test_fault_r1_a_store_that_is_down_costs_no_request_and_is_followed_ag
 
 
 @pytest.mark.parametrize("kind", KINDS)
+async def test_fault_r1_a_whole_cluster_of_three_is_restarted_under_load_and_costs_no_request(kind):
+    async with servers(kind, 3) as store, shop(url=store.url) as it, Load(it.web, 4, RATE) as load:
+        await store.kill()
+        await asyncio.sleep(1)
+        await store.start()
+        await it.mesh.applied(await changed(it, web="allow", orders="deny", batch="allow"))
+        assert load.failed() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_fault_r3_a_store_put_back_to_an_older_state_takes_nothing_back(kind, tmp_path):
     async with servers(kind) as store, shop(url=store.url) as it, Load(it.web, 4, RATE) as load:
         batch = free_port()
