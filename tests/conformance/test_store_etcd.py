@@ -236,6 +236,23 @@ async def test_a_watcher_that_was_away_during_compaction_gets_the_whole(
         assert several or mirror.seen[-1].full
 
 
+@pytest.mark.parametrize("several", [False, True], ids=["one range", "three ranges"])
+async def test_a_deletion_at_the_very_revision_of_a_compaction_is_not_missed(
+    etcd_servers: etcd.Servers, root: str, several: bool, opened: Opened
+) -> None:
+    store = await opened(etcd_servers.url)
+    assert isinstance(store, EtcdStore)
+    start = await store.commit([Put(f"{root}a/gone", b"1")])
+    mirror = Mirror({f"{root}a/gone": b"1"})
+    await store.commit([Delete(f"{root}a/gone"), Put(f"{root}a/new", b"2")])
+    await store.compact()
+
+    watch = store.watch(places(root, several=several), after=start)
+    mirror.fold(await within(asyncio.ensure_future(anext(watch))))
+
+    assert mirror.values == {f"{root}a/new": b"2"}
+
+
 async def test_a_place_that_may_not_be_read_is_named_and_not_empty(
     guarded_etcd_servers: etcd.Servers, root: str, opened: Opened, user: Users
 ) -> None:
