@@ -11,7 +11,7 @@ export MESHAGENT_REQUIRE_SERVERS := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check formatted lint types floors sizes format servers test unit conformance system bench demo docs lock clean
+.PHONY: help setup check formatted lint types floors sizes format servers test unit conformance system soak bench demo docs lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,9 @@ conformance: $(READY) servers ## every store and CA against its protocol's suite
 
 system: $(READY) servers ## whole agents with real Envoys
 	$(PYTEST) tests/system
+
+soak: $(READY) servers ## the faults with outages as long as they are in life (an hour)
+	MESHAGENT_SOAK=1 $(PYTEST) tests/system/test_faults_store.py tests/system/test_faults_host.py
 
 bench: $(READY) ## the benchmarks (installs wrk and nginx with apt-get where they are missing; BENCH=propagation for one)
 	@command -v wrk >/dev/null && command -v nginx >/dev/null || (echo "installing wrk and nginx-light" && apt-get install -y -qq wrk nginx-light)

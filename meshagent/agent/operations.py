@@ -49,6 +49,7 @@ class _Served:
     revision: int
     urgent: bool  # whether policy that concerns this host changed
     places: frozenset[Place]
+    listed: frozenset[str]  # services whose instances were known
 
 
 class Operations:
@@ -85,6 +86,7 @@ class Operations:
         self._waiting: list[_Served] = []
         self._policy: object = None
         self.live: frozenset[Place] = frozenset()
+        self._listed: frozenset[str] = frozenset()
         self.applied_revision = 0
         self._moved = asyncio.Event()
         converger.on_served = self._served
@@ -112,7 +114,7 @@ class Operations:
         policy = (world.mesh, world.intentions, world.services)
         urgent, self._policy = policy != self._policy, policy
         places = frozenset((inbound.service, inbound.instance) for inbound in view.inbounds)
-        self._waiting.append(_Served(generation, world.revision, urgent, places))
+        self._waiting.append(_Served(generation, world.revision, urgent, places, frozenset(world.instances)))
         self.snapshots.keep(world, view)
         self._settle()
 
@@ -122,7 +124,7 @@ class Operations:
         done = [served for served in self._waiting if served.generation <= applied]
         if done:
             self._waiting = [served for served in self._waiting if served.generation > applied]
-            self.applied_revision = done[-1].revision
+            self.applied_revision, self._listed = done[-1].revision, done[-1].listed
             rejected = self.rejected()
             ports = {each.place: f"in/{each.mtls_port}" for each in self.roster.registered.values()}
             self.live = frozenset(place for place in done[-1].places if ports.get(place) not in rejected)
@@ -166,7 +168,7 @@ class Operations:
         registered = self.roster.add(definition, source)
         try:
             async with asyncio.timeout(wait):
-                while registered.place not in self.live or definition.name not in self.identities.svids:
+                while not self._in_service(registered):
                     self._refuse_rejected(registered)
                     await self._next_move()
                 self._refuse_rejected(registered)
@@ -223,6 +225,11 @@ class Operations:
                 "deregistration_unconfirmed", problem=self.membership.last_error or "the store gave no answer yet"
             )
 
+    def _in_service(self, registered: Registered) -> bool:
+        """Whether Envoy takes calls to it, and leads its own calls to where the catalog says."""
+        name, calls = registered.definition.name, {upstream.service for upstream in registered.definition.upstreams}
+        return registered.place in self.live and name in self.identities.svids and calls <= self._listed
+
     async def _next_move(self) -> None:
         """Until something was applied or issued; looked at again after a moment in any case."""
         try:
@@ -247,6 +254,8 @@ class Operations:
             return f"no certificate ({problem})"
         if registered.place not in self.live:
             return "Envoy has not applied its listener"
+        if unknown := {each.service for each in registered.definition.upstreams} - self._listed:
+            return f"the catalog has not said who {', '.join(sorted(unknown))} is ({self.upstreams.problem or 'no answer yet'})"
         return f"the store has not taken it ({self.membership.last_error or 'no answer yet'})"
 
     # --- what it says of itself

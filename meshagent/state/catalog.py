@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 
 from meshagent.catalog.base import Listing, Offer
+from meshagent.errors import LeaseLost
 from meshagent.model.service import Instance
 from meshagent.state.keys import Keys
 from meshagent.state.records import InstanceRecord, ReportRecord, UnreadableRecord, decode, encode
@@ -28,7 +29,10 @@ class StoreCatalog:
         await commit_all(self._store, gone)
 
     async def renew(self, instances: Sequence[Instance]) -> None:
-        """Nothing: the host's lease says that it lives."""
+        """Look whether all are still there: the host's lease says that they live, but not that nobody took them out."""
+        wanted = {self._keys.instance(each.service, each.host, each.id) for each in instances}
+        if wanted and (missing := wanted - (await self._store.read(*wanted)).entries.keys()):
+            raise LeaseLost(f"{min(missing)} is gone from the store.", next_step="Make a new lease and register again.")
 
     async def read(self, service: str = "") -> tuple[Listing, ...]:
         """As Catalog.read."""

@@ -21,6 +21,7 @@ from tests.system.shop import RATE, shop, stop_all, two_hosts, until_status
 
 SOAK = bool(os.environ.get("MESHAGENT_SOAK"))
 STOPPED_SECONDS = 60 if SOAK else 5
+pytestmark = [pytest.mark.timeout(300)]
 PAYMENTS = KEYS.document("intention", "payments")
 SETTINGS = KEYS.document("service", "payments")
 

@@ -20,7 +20,7 @@ import pytest
 
 from meshagent.errors import MeshError
 from tests.servers.either import KINDS, servers
-from tests.system.apps import Load, get
+from tests.system.apps import HttpApp, Load, get
 from tests.system.live import KEYS, eventually, free_port
 from tests.system.shop import RATE, shop
 
@@ -73,6 +73,26 @@ async def test_fault_r1_a_whole_cluster_of_three_is_restarted_under_load_and_cos
         await asyncio.sleep(1)
         await store.start()
         await it.mesh.applied(await changed(it, web="allow", orders="deny", batch="allow"))
+        assert load.failed() == []
+
+
+async def test_fault_r27_two_hosts_of_one_name_do_not_flap_and_the_one_that_stays_is_registered_again():
+    async with servers("etcd") as store, shop(url=store.url) as it, Load(it.web, 4, RATE) as load:
+        key = KEYS.instance("payments", "vm-1", "payments")
+        double = await it.mesh.agent("double", host_name="vm-1")
+        port = free_port()
+        async with HttpApp(port, "double"):
+            await double.up(name="payments", port=port, protocol="http")
+            seen = set()
+            for _ in range(40):
+                seen.add((await it.mesh.store.read(key)).entries[key].revision)
+                await asyncio.sleep(0.1)
+            assert len(seen) <= 2, "they take it from each other"
+            assert await double.stop() == 0
+        gone = time.monotonic()
+        while key not in (await it.mesh.store.read(key)).entries:
+            assert time.monotonic() - gone < 3.0
+            await asyncio.sleep(0.05)
         assert load.failed() == []
 
 
