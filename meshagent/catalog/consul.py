@@ -17,13 +17,14 @@ from meshagent.catalog.consul_forms import SIDECAR, check_id, listing_of, regist
 from meshagent.errors import LeaseLost, MeshError, StoreDenied, StoreUnavailable
 from meshagent.model.names import check_service_name
 from meshagent.model.service import Instance
-from meshagent.wire.consul import Answer, Consul, Credentials, open_consul
+from meshagent.wire.consul import Answer, Consul, open_consul
+from meshagent.wire.credentials import ConsulCredentials
 
 _OK = 200
 _AT_ONCE = 16
 
 
-def open_url(url: str, access: Credentials, ttl: timedelta) -> ConsulCatalog:
+def open_url(url: str, access: ConsulCredentials, ttl: timedelta) -> ConsulCatalog:
     """The catalog of the Consul at the URL. Opened on first use, which raises UsageProblem and StoreDenied."""
     return ConsulCatalog(lambda: open_consul(url, access), ttl)
 

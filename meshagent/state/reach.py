@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from meshagent.catalog import Credentials, open_catalog
+from meshagent.catalog import open_catalog
 from meshagent.catalog.base import Catalog
 from meshagent.state.catalog import StoreCatalog
 from meshagent.state.keys import Keys
 from meshagent.store import open_store
 from meshagent.store.access import Access
 from meshagent.store.base import Store
+from meshagent.wire.credentials import ConsulCredentials
 
 if TYPE_CHECKING:  # a command that reads no configuration does not import what reads one
     from meshagent.config import AgentConfig
@@ -37,6 +38,6 @@ async def open_configured(config: AgentConfig, url: str = "") -> Store:
     return await open_store(url or config.store, access_of(config))
 
 
-def catalog_at(url: str, access: Credentials, store: Store, keys: Keys, ttl: timedelta = TTL) -> Catalog:
+def catalog_at(url: str, access: ConsulCredentials, store: Store, keys: Keys, ttl: timedelta = TTL) -> Catalog:
     """The catalog that belongs to the store at the URL. Raises UsageProblem for a URL that cannot be used."""
     return open_catalog(url, access, ttl) or StoreCatalog(store, keys)

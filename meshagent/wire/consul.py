@@ -14,8 +14,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -24,6 +23,7 @@ from yarl import URL
 
 from meshagent.errors import MeshError, StoreDenied, StoreUnavailable, UsageProblem
 from meshagent.wire.consul_url import Address, parse_url
+from meshagent.wire.credentials import ConsulCredentials
 
 _log = structlog.get_logger(__name__)
 
@@ -47,29 +47,6 @@ _KEEPALIVE = (
     (socket.TCP_KEEPCNT, 3),
     (socket.TCP_USER_TIMEOUT, 30_000),
 )
-
-
-class Credentials(Protocol):
-    """Who we are to Consul, and whom we believe."""
-
-    @property
-    def ca_file(self) -> Path | None:
-        """The PEM roots that Consul's certificate must chain to."""
-
-    @property
-    def cert_file(self) -> Path | None:
-        """The certificate that Consul is shown."""
-
-    @property
-    def key_file(self) -> Path | None:
-        """The key of that certificate."""
-
-    @property
-    def tls(self) -> bool:
-        """Whether Consul is to be reached by TLS."""
-
-    def token(self) -> str:
-        """The ACL token as it is now, "" for none. Raises StoreDenied when it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +122,7 @@ def key_path(key: str) -> str:
     return "/v1/kv/" + quote(key, safe="/")
 
 
-def open_consul(url: str, access: Credentials) -> Consul:
+def open_consul(url: str, access: ConsulCredentials) -> Consul:
     """A client of the agents at the URL; nothing is sent yet. The caller closes it.
 
     Raises UsageProblem for a bad URL, StoreDenied for TLS files that cannot be used.
@@ -157,7 +134,7 @@ def open_consul(url: str, access: Credentials) -> Consul:
 class Consul:
     """Calls to Consul. Belongs to the event loop that it is first used on."""
 
-    def __init__(self, address: Address, access: Credentials, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, address: Address, access: ConsulCredentials, tls: ssl.SSLContext | None) -> None:
         self.address = address
         self._access = access
         self._tls = tls
@@ -359,7 +336,7 @@ def _socket(info: aiohttp.AddrInfoType) -> socket.socket:
     return made
 
 
-def _tls_context(access: Credentials) -> ssl.SSLContext:
+def _tls_context(access: ConsulCredentials) -> ssl.SSLContext:
     """TLS as the files say. Raises StoreDenied for files that cannot be used, UsageProblem for half a pair."""
     if bool(access.cert_file) != bool(access.key_file):
         raise UsageProblem(

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -19,6 +19,7 @@ import structlog
 
 from meshagent.errors import LeaseLost, StoreDenied, StoreUnavailable, UsageProblem
 from meshagent.wire import etcd_pb2 as pb
+from meshagent.wire.credentials import EtcdCredentials
 from meshagent.wire.etcd_calls import AUTHENTICATE, KEEP_ALIVE, WATCH, AuthOff, Failure, Method, failure_of
 from meshagent.wire.etcd_url import Address, parse_url
 
@@ -45,34 +46,7 @@ _OPTIONS = (
 WatchCall = grpc.aio.StreamStreamCall[pb.WatchRequest, pb.WatchResponse]
 
 
-class Credentials(Protocol):
-    """Who we are to etcd, and whom we believe."""
-
-    @property
-    def ca_file(self) -> Path | None:
-        """The PEM roots that etcd's certificate must chain to."""
-
-    @property
-    def cert_file(self) -> Path | None:
-        """The certificate that etcd is shown."""
-
-    @property
-    def key_file(self) -> Path | None:
-        """The key of that certificate."""
-
-    @property
-    def tls(self) -> bool:
-        """Whether etcd is to be reached by TLS."""
-
-    @property
-    def username(self) -> str:
-        """etcd's user, "" for none."""
-
-    def password(self) -> str:
-        """The password as it is now. Raises StoreDenied when it cannot be read."""
-
-
-def open_etcd(url: str, access: Credentials) -> Etcd:
+def open_etcd(url: str, access: EtcdCredentials) -> Etcd:
     """A client of the members at the URL; nothing is sent yet. The caller closes it. Needs a running event loop.
 
     Raises UsageProblem for a bad URL or half a pair of files, StoreDenied for TLS files that cannot be used.
@@ -88,7 +62,7 @@ def open_etcd(url: str, access: Credentials) -> Etcd:
 class Etcd:
     """Calls to etcd. Belongs to the event loop that it is made on."""
 
-    def __init__(self, address: Address, access: Credentials) -> None:
+    def __init__(self, address: Address, access: EtcdCredentials) -> None:
         self.address = address
         self.closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.auth_off = False
@@ -283,7 +257,7 @@ def _closed() -> StoreUnavailable:
     return StoreUnavailable("The client of etcd is closed.", next_step="Open it again.")
 
 
-def _check_files(access: Credentials) -> None:
+def _check_files(access: EtcdCredentials) -> None:
     """Raise StoreDenied for files that cannot be used, UsageProblem for half a pair."""
     if bool(access.cert_file) != bool(access.key_file):
         raise UsageProblem(
@@ -297,7 +271,7 @@ def _check_files(access: Credentials) -> None:
         raise _unusable(access, error) from None
 
 
-def _channel_credentials(access: Credentials) -> grpc.ChannelCredentials:
+def _channel_credentials(access: EtcdCredentials) -> grpc.ChannelCredentials:
     roots = access.ca_file or Path(ssl.get_default_verify_paths().cafile or "")
     try:
         return grpc.ssl_channel_credentials(
@@ -309,6 +283,6 @@ def _channel_credentials(access: Credentials) -> grpc.ChannelCredentials:
         raise _unusable(access, error) from None
 
 
-def _unusable(access: Credentials, error: Exception) -> StoreDenied:
+def _unusable(access: EtcdCredentials, error: Exception) -> StoreDenied:
     names = ", ".join(str(path) for path in (access.ca_file, access.cert_file, access.key_file) if path)
     return StoreDenied(f"The TLS files of the store cannot be used ({names}): {error}", next_step="Check them.")
