@@ -11,7 +11,7 @@ from typing import Never
 
 import structlog
 
-from meshagent.ca.base import Authority
+from meshagent.ca.base import Authority, obtain
 from meshagent.ca.rotation import Keep, Renew, backoff, next_step
 from meshagent.errors import MeshError, NotFound
 from meshagent.model.identity import Svid, TrustBundle
@@ -84,13 +84,13 @@ class Identities:
         return max((due - self._clock()).total_seconds(), 0.01)
 
     async def _renew(self, service: str, reason: str) -> bool:
-        from meshagent.ca.x509 import accept, new_key_and_csr
+        from meshagent.ca.x509 import accept
 
         name = spiffe_id(self._trust_domain, service)
         try:
-            key_pem, csr_pem = new_key_and_csr(name)
-            chain = await self._authority(self._trust_domain).sign(csr_pem, name, self._ttl)
-            svid = accept(chain, key_pem, name, self._bundle, self._trust_domain, self._clock(), self._ttl)
+            issued = await obtain(self._authority(self._trust_domain), name, self._ttl)
+            chain, key = issued.chain_pem, issued.key_pem
+            svid = accept(chain, key, name, self._bundle, self._trust_domain, self._clock(), self._ttl)
             write_private(self._file(service), svid.key_pem + svid.chain_pem)
         except MeshError as error:
             self.problems[service] = str(error)

@@ -1,10 +1,10 @@
-"""What a CA is: three methods. Everything else (keys, acceptance, when to renew) is ours and the same for all."""
+"""What a CA is. Everything else (keys, acceptance, when to renew) is ours and the same for all."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from meshagent.model.identity import TrustBundle
 
@@ -17,14 +17,50 @@ class AuthorityHealth:
     problems: tuple[str, ...] = ()
 
 
-class Authority(Protocol):
-    """A signer of SVIDs. Raises AuthorityUnavailable (try again) or CertificateRefused (do not)."""
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What a CA gave, not yet checked: a PEM chain, leaf first, and the PEM private key that belongs to it."""
 
-    async def sign(self, csr_pem: bytes, spiffe_id: str, ttl: timedelta) -> bytes:
-        """A PEM chain, leaf first, for the CSR's public key and exactly this SPIFFE ID. Nothing else in it counts."""
+    key_pem: bytes = field(repr=False)
+    chain_pem: bytes
+
+
+class Authority(Protocol):
+    """A CA, whoever makes the keys. Raises AuthorityUnavailable (try again) or CertificateRefused (do not)."""
 
     async def bundle(self) -> TrustBundle:
         """The roots that this authority's certificates chain to."""
 
     async def check(self) -> AuthorityHealth:
         """Whether it could sign now."""
+
+    async def close(self) -> None:
+        """Let go of connections and files. It is not used after."""
+
+
+@runtime_checkable
+class Signer(Authority, Protocol):
+    """An authority that signs requests: the key is made here and stays here."""
+
+    async def sign(self, csr_pem: bytes, spiffe_id: str, ttl: timedelta) -> bytes:
+        """A PEM chain, leaf first, for the CSR's public key and exactly this SPIFFE ID. Nothing else in it counts."""
+
+
+@runtime_checkable
+class KeyMaker(Authority, Protocol):
+    """An authority that hands out keys together with certificates: Consul's agent on this host, or files."""
+
+    async def issue(self, spiffe_id: str, ttl: timedelta) -> Issued:
+        """A certificate for exactly this SPIFFE ID, with its key."""
+
+
+async def obtain(authority: Authority, spiffe_id: str, ttl: timedelta) -> Issued:
+    """A certificate for this SPIFFE ID from either sort of authority, not yet checked: `accept` does that."""
+    if isinstance(authority, KeyMaker):
+        return await authority.issue(spiffe_id, ttl)
+    if not isinstance(authority, Signer):
+        raise TypeError(f"{type(authority).__name__} neither signs nor issues")
+    from meshagent.ca.x509 import new_key_and_csr
+
+    key_pem, csr_pem = new_key_and_csr(spiffe_id)
+    return Issued(key_pem, await authority.sign(csr_pem, spiffe_id, ttl))

@@ -69,6 +69,9 @@ class BuiltinAuthority:
         problems = [*self._root_problems(), *await asyncio.to_thread(self._audit_problems)]
         return AuthorityHealth(ok=not problems, problems=tuple(problems))
 
+    async def close(self) -> None:
+        """Nothing is held open."""
+
     def _sign(self, csr_pem: bytes, identity: str, ttl: timedelta) -> bytes:
         now = self._clock()
         key_hash = ""

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from meshagent.ca import AUTHORITIES, open_authority
-from meshagent.ca.base import Authority
+from meshagent.ca.base import Signer
 from meshagent.ca.rotation import Keep, next_step
 from meshagent.ca.x509 import accept, key_der, new_key_and_csr
 from meshagent.errors import CertificateRefused
@@ -35,7 +35,7 @@ TTL = timedelta(minutes=10)
 class Provided:
     """A CA that may certify any service of `trust_domain`, and for how long at most."""
 
-    authority: Authority
+    authority: Signer
     trust_domain: str
     longest: timedelta
 

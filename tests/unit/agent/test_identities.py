@@ -85,6 +85,15 @@ class Broken:
             return await self._authority.sign(csr_pem, "spiffe://mesh.internal/svc/orders", ttl)
         return await self._authority.sign(csr_pem, spiffe_id, ttl)
 
+    async def bundle(self):
+        return await self._authority.bundle()
+
+    async def check(self):
+        return await self._authority.check()
+
+    async def close(self):
+        await self._authority.close()
+
 
 @pytest.mark.parametrize("fault", ["away", "lies"])
 async def test_a_ca_that_fails_leaves_the_svid_in_use_and_is_asked_again_with_pauses(tmp_path, authority, clock, fault):
