@@ -61,6 +61,24 @@ KEEP_ALIVE: Method[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse] = Method
 AUTHENTICATE: Method[pb.AuthenticateRequest, pb.AuthenticateResponse] = Method(
     "/etcdserverpb.Auth/Authenticate", pb.AuthenticateResponse.FromString, signed=False
 )
+ROLE_ADD: Method[pb.AuthRoleAddRequest, pb.AuthRoleAddResponse] = Method(
+    "/etcdserverpb.Auth/RoleAdd", pb.AuthRoleAddResponse.FromString, harmless=False
+)
+ROLE_GET: Method[pb.AuthRoleGetRequest, pb.AuthRoleGetResponse] = Method(
+    "/etcdserverpb.Auth/RoleGet", pb.AuthRoleGetResponse.FromString
+)
+ROLE_GRANT: Method[pb.AuthRoleGrantPermissionRequest, pb.AuthRoleGrantPermissionResponse] = Method(
+    "/etcdserverpb.Auth/RoleGrantPermission", pb.AuthRoleGrantPermissionResponse.FromString
+)
+ROLE_REVOKE: Method[pb.AuthRoleRevokePermissionRequest, pb.AuthRoleRevokePermissionResponse] = Method(
+    "/etcdserverpb.Auth/RoleRevokePermission", pb.AuthRoleRevokePermissionResponse.FromString, harmless=False
+)
+USER_ADD: Method[pb.AuthUserAddRequest, pb.AuthUserAddResponse] = Method(
+    "/etcdserverpb.Auth/UserAdd", pb.AuthUserAddResponse.FromString, harmless=False
+)
+USER_GRANT: Method[pb.AuthUserGrantRoleRequest, pb.AuthUserGrantRoleResponse] = Method(
+    "/etcdserverpb.Auth/UserGrantRole", pb.AuthUserGrantRoleResponse.FromString
+)
 STATUS: Method[pb.StatusRequest, pb.StatusResponse] = Method(
     "/etcdserverpb.Maintenance/Status", pb.StatusResponse.FromString
 )
@@ -75,6 +93,10 @@ class AuthOff(Exception):
     """A login at an etcd whose authentication is off."""
 
 
+class RoleUnknown(Exception):
+    """No role has that name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """What a failed call means: `error` for the caller, and what to try before.
@@ -82,7 +104,7 @@ class Failure:
     `token`: a new token may mend it. `elsewhere`: another member may do better. `begun`: it may have been done.
     """
 
-    error: MeshError | Behind | AuthOff
+    error: MeshError | Behind | AuthOff | RoleUnknown
     token: bool = False
     elsewhere: bool = False
     begun: bool = False
@@ -97,7 +119,7 @@ def failure_of(code: StatusCode, said: str, member: str) -> Failure:
     return _not_reached(code, said, member)
 
 
-def _refusal(code: StatusCode, said: str) -> MeshError | Behind | AuthOff | None:
+def _refusal(code: StatusCode, said: str) -> MeshError | Behind | AuthOff | RoleUnknown | None:
     """What every member would say, at once; None for anything else."""
     for words, error in _SAID.items():
         if words in said:
@@ -133,11 +155,12 @@ def _not_reached(code: StatusCode, said: str, member: str) -> Failure:
     return Failure(error, elsewhere=True, begun="failed to connect to all addresses" not in said)
 
 
-_SAID: dict[str, Callable[[str], MeshError | AuthOff]] = {
+_SAID: dict[str, Callable[[str], MeshError | AuthOff | RoleUnknown]] = {
     "lease not found": lambda _: LeaseLost(
         "The lease has ended.", next_step="Make a new lease and write its keys again."
     ),
     "authentication is not enabled": AuthOff,
+    "role name not found": RoleUnknown,
     "authentication failed": lambda _: StoreDenied(
         "etcd does not accept the user and password.", next_step="Check store_username and store_password_file."
     ),

@@ -720,3 +720,252 @@ class StatusResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["errors", b"errors", "header", b"header", "leader", b"leader", "version", b"version"]) -> None: ...
 
 global___StatusResponse = StatusResponse
+
+@typing.final
+class Permission(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    class _Type:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _TypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[Permission._Type.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        READ: Permission._Type.ValueType  # 0
+        WRITE: Permission._Type.ValueType  # 1
+        READWRITE: Permission._Type.ValueType  # 2
+
+    class Type(_Type, metaclass=_TypeEnumTypeWrapper): ...
+    READ: Permission.Type.ValueType  # 0
+    WRITE: Permission.Type.ValueType  # 1
+    READWRITE: Permission.Type.ValueType  # 2
+
+    PERMTYPE_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    RANGE_END_FIELD_NUMBER: builtins.int
+    permType: global___Permission.Type.ValueType
+    key: builtins.bytes
+    range_end: builtins.bytes
+    def __init__(
+        self,
+        *,
+        permType: global___Permission.Type.ValueType = ...,
+        key: builtins.bytes = ...,
+        range_end: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "permType", b"permType", "range_end", b"range_end"]) -> None: ...
+
+global___Permission = Permission
+
+@typing.final
+class AuthRoleAddRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+
+global___AuthRoleAddRequest = AuthRoleAddRequest
+
+@typing.final
+class AuthRoleAddResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> global___ResponseHeader: ...
+    def __init__(
+        self,
+        *,
+        header: global___ResponseHeader | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header"]) -> None: ...
+
+global___AuthRoleAddResponse = AuthRoleAddResponse
+
+@typing.final
+class AuthRoleGrantPermissionRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PERM_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    @property
+    def perm(self) -> global___Permission: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        perm: global___Permission | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["perm", b"perm"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "perm", b"perm"]) -> None: ...
+
+global___AuthRoleGrantPermissionRequest = AuthRoleGrantPermissionRequest
+
+@typing.final
+class AuthRoleGrantPermissionResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> global___ResponseHeader: ...
+    def __init__(
+        self,
+        *,
+        header: global___ResponseHeader | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header"]) -> None: ...
+
+global___AuthRoleGrantPermissionResponse = AuthRoleGrantPermissionResponse
+
+@typing.final
+class AuthUserAddRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PASSWORD_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    password: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        password: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "password", b"password"]) -> None: ...
+
+global___AuthUserAddRequest = AuthUserAddRequest
+
+@typing.final
+class AuthUserAddResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> global___ResponseHeader: ...
+    def __init__(
+        self,
+        *,
+        header: global___ResponseHeader | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header"]) -> None: ...
+
+global___AuthUserAddResponse = AuthUserAddResponse
+
+@typing.final
+class AuthUserGrantRoleRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
+    user: builtins.str
+    role: builtins.str
+    def __init__(
+        self,
+        *,
+        user: builtins.str = ...,
+        role: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["role", b"role", "user", b"user"]) -> None: ...
+
+global___AuthUserGrantRoleRequest = AuthUserGrantRoleRequest
+
+@typing.final
+class AuthUserGrantRoleResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> global___ResponseHeader: ...
+    def __init__(
+        self,
+        *,
+        header: global___ResponseHeader | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header"]) -> None: ...
+
+global___AuthUserGrantRoleResponse = AuthUserGrantRoleResponse
+
+@typing.final
+class AuthRoleGetRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: builtins.int
+    role: builtins.str
+    def __init__(
+        self,
+        *,
+        role: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["role", b"role"]) -> None: ...
+
+global___AuthRoleGetRequest = AuthRoleGetRequest
+
+@typing.final
+class AuthRoleGetResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    PERM_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> global___ResponseHeader: ...
+    @property
+    def perm(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Permission]: ...
+    def __init__(
+        self,
+        *,
+        header: global___ResponseHeader | None = ...,
+        perm: collections.abc.Iterable[global___Permission] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "perm", b"perm"]) -> None: ...
+
+global___AuthRoleGetResponse = AuthRoleGetResponse
+
+@typing.final
+class AuthRoleRevokePermissionRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    RANGE_END_FIELD_NUMBER: builtins.int
+    role: builtins.str
+    key: builtins.bytes
+    range_end: builtins.bytes
+    def __init__(
+        self,
+        *,
+        role: builtins.str = ...,
+        key: builtins.bytes = ...,
+        range_end: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "range_end", b"range_end", "role", b"role"]) -> None: ...
+
+global___AuthRoleRevokePermissionRequest = AuthRoleRevokePermissionRequest
+
+@typing.final
+class AuthRoleRevokePermissionResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> global___ResponseHeader: ...
+    def __init__(
+        self,
+        *,
+        header: global___ResponseHeader | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header"]) -> None: ...
+
+global___AuthRoleRevokePermissionResponse = AuthRoleRevokePermissionResponse
