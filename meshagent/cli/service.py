@@ -2,38 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import click
 
 from meshagent.api.client import AgentClient
+from meshagent.cli.definition import definition_of, meta_of, upstream_of
 from meshagent.cli.lazy import LazyGroup
-from meshagent.cli.options import SERVICE, awaited, mesh_options
+from meshagent.cli.options import SERVICE, Checked, awaited, mesh_options, misuse
 from meshagent.cli.output import Table, say, show
 from meshagent.cli.session import Session
 from meshagent.errors import MeshError
+from meshagent.model.names import Protocol
 from meshagent.model.service import Instance, ServiceDefinition
 
 Data = dict[str, Any]
+UPSTREAM = Checked("upstream", upstream_of)
+META = Checked("meta", meta_of)
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path())
+@click.argument("files", nargs=-1, required=True, metavar="FILE...|NAME", type=click.Path())
+@click.option("--port", type=click.IntRange(1, 65535), help="Where the service NAME listens: then no file is needed.")
+@click.option("--protocol", type=click.Choice(get_args(Protocol)), help="What it speaks; tcp unless told.")
+@click.option(
+    "--upstream",
+    "upstreams",
+    multiple=True,
+    type=UPSTREAM,
+    metavar="SERVICE:LOCALPORT",
+    help="A service that it calls, and on which loopback port. Repeatable.",
+)
+@click.option("--address", metavar="ADDRESS", help="Where it listens; 127.0.0.1 unless told.")
+@click.option("--meta", multiple=True, type=META, metavar="KEY=VALUE", help="What callers may choose by. Repeatable.")
+@click.option("--id", "instance", type=SERVICE, metavar="ID", help="Which instance, where several run here.")
 @mesh_options("api", "config", "output", "timeout")
 @click.pass_obj
 @awaited
-async def up(session: Session, files: tuple[str, ...]) -> None:
-    """Register the services defined in FILE (- is stdin) with this host's agent, or change them.
+async def up(
+    session: Session,
+    files: tuple[str, ...],
+    port: int | None,
+    protocol: str | None,
+    upstreams: tuple[tuple[str, int], ...],
+    address: str | None,
+    meta: tuple[tuple[str, str], ...],
+    instance: str | None,
+) -> None:
+    """Register the services defined in FILE (- is stdin), or the one NAME at --port, with this host's agent.
 
     Returns when each is in service, and says where it reaches its upstreams. A service stays registered over restarts
-    of the agent, until `meshagent down`.
+    of the agent, until `meshagent down`; one that is registered already is changed.
 
     \b
     Example:  meshagent up web.yaml payments.yaml
+    Example:  meshagent up web --port 8080 --protocol http --upstream payments:9191
     """
-    from meshagent.cli.reading import read_definitions
-
-    definitions = read_definitions(files)
+    told = {"protocol": protocol, "address": address, "id": instance}
+    definitions = _definitions(files, port, told, upstreams, meta)
     agent = session.agent()
     rows: list[Data] = []
     for definition in definitions:
@@ -42,6 +69,26 @@ async def up(session: Session, files: tuple[str, ...]) -> None:
         now = {(row["name"], row["id"]): row for row in await agent.services()}
         rows = [now.get((row["name"], row["id"]), row) for row in rows]
     show(rows, session.form(), *(line for row in rows for line in _lines(row)))
+
+
+def _definitions(
+    files: tuple[str, ...],
+    port: int | None,
+    told: Mapping[str, str | None],
+    upstreams: tuple[tuple[str, int], ...],
+    meta: tuple[tuple[str, str], ...],
+) -> tuple[ServiceDefinition, ...]:
+    """Those of the files, or with a port the one that the options say."""
+    if port is None:
+        if upstreams or meta or any(told.values()):
+            raise misuse("a service is described by a file, or by its NAME and --port with the other options")
+        from meshagent.cli.reading import read_definitions
+
+        return read_definitions(files)
+    if len(files) != 1:
+        raise misuse("--port is of one service: give its NAME alone")
+    name = SERVICE.convert(files[0], None, click.get_current_context(silent=True))
+    return (definition_of(name, {"port": port, **told}, upstreams, meta),)
 
 
 @click.command()
