@@ -14,6 +14,8 @@ from meshagent.errors import StoreDenied, StoreUnavailable
 from meshagent.state.changes import Author, Edit, Name, change
 from meshagent.state.waiting import Waited, wait_applied
 
+NO = 5  # exit code: the answer is no
+
 
 class Shown(NamedTuple):
     """What a command shows of a change: as data, and as the parts of a table."""

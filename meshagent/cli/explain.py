@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import click
 
+from meshagent.cli.applied import NO
 from meshagent.cli.mesh import Seen, now_utc
 from meshagent.cli.options import SENT_HEADER, SERVICE, awaited, mesh_options, misuse
 from meshagent.cli.output import Table, say, show, warn
@@ -21,8 +22,6 @@ from meshagent.policy.request import Request
 from meshagent.policy.resolve import protocol_of
 from meshagent.state.catalog import read_reports
 from meshagent.state.records import ReportRecord
-
-NO = 5  # the answer is no
 
 
 @click.command()

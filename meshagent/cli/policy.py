@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from meshagent.cli import output
-from meshagent.cli.applied import Shown, commit, finish
+from meshagent.cli.applied import NO, Shown, commit, finish
 from meshagent.cli.cross_checks import Findings, findings
 from meshagent.cli.lazy import Lazy, LazyGroup, did_you_mean
 from meshagent.cli.mesh import Seen, author, now_utc
@@ -28,7 +28,7 @@ from meshagent.state.changes import Author, Documents, Name
 Data = dict[str, Any]
 Edited = Mapping[Name, Stated[Document] | None]
 
-_FILES = click.option(
+FILES = click.option(
     "-f",
     "--file",
     "files",
@@ -37,11 +37,17 @@ _FILES = click.option(
     metavar="FILE|DIR|-",
     help="Documents to read: a file, all .yaml, .yml and .json files of a directory, or stdin; repeatable.",
 )
+PRUNE = click.option("--prune", is_flag=True, help="Delete the documents that no file names (never the mesh's own).")
 
 
 @click.group(
     cls=LazyGroup,
     lazy={
+        "diff": Lazy("meshagent.cli.policy_diff:diff", "How files differ from the mesh, line by line."),
+        "plan": Lazy("meshagent.cli.policy_diff:plan", "What files would change, in words: who gains and loses whom."),
+        "export": Lazy("meshagent.cli.policy_diff:export", "Write all documents of the mesh as files."),
+        "history": Lazy("meshagent.cli.policy_history:history", "What was changed, by whom, when and why."),
+        "rollback": Lazy("meshagent.cli.policy_history:rollback", "Make the policy what it was at a revision."),
         "key": Lazy("meshagent.cli.signed:key", "Make the key that policy is signed with."),
         "sign": Lazy("meshagent.cli.signed:sign", "Sign all of the policy anew: to begin, and to change the key."),
     },
@@ -55,40 +61,73 @@ def policy() -> None:
 
 
 @policy.command()
-@_FILES
+@FILES
+@PRUNE
+@click.option("--check", is_flag=True, help="Change nothing: exit code 5 when there is something to change.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the history.")
 @mesh_options("store", "config", "output", "wait", "timeout")
 @click.pass_obj
 @awaited
-async def apply(session: Session, files: tuple[str, ...]) -> int:
+async def apply(session: Session, files: tuple[str, ...], prune: bool, check: bool, reason: str) -> int:
     """Make documents count: all of them at once, or on any error none (exit code 3).
 
-    A document replaces the one of its kind and name; what no file names stays.
+    A document replaces the one of its kind and name; what no file names stays, unless --prune is given.
 
     \b
-    Example:  meshagent policy apply -f policies/ --wait
+    Example:  meshagent policy apply -f policies/ --prune --wait
     """
     written, problems = read_policy(files)
+    if prune and problems:
+        raise_errors(problems, "nothing was applied")  # nobody knows which documents they would have named
     try:
-        return await _apply(session, written, problems)
+        return await _apply(session, written, problems, prune=prune, check=check, reason=reason)
     except (StoreUnavailable, StoreDenied, NotFound):
-        _raise_errors(problems, "nothing was applied")  # what is wrong with the files is wrong without a store too
+        raise_errors(problems, "nothing was applied")  # what is wrong with the files is wrong without a store too
         raise
 
 
-async def _apply(session: Session, written: Sequence[Written], problems: Sequence[Problem]) -> int:
+async def _apply(
+    session: Session,
+    written: Sequence[Written],
+    problems: Sequence[Problem],
+    *,
+    prune: bool,
+    check: bool,
+    reason: str,
+) -> int:
     async with session.mesh() as mesh:
-        application = _Application(written, problems, await mesh.read(), author(now_utc()))
+        seen = await mesh.read()
+        application = Application(written, problems, seen, author(now_utc(), reason), prune=prune)
+        if check:
+            return _checked(session, application, seen)
         outcome = await commit(mesh, application.edit, application.by)
         application.warn()
         rows = application.rows()
-        lines = [f"{row['result']:<9} {row['kind']} {row['name']}{row['words']}" for row in rows]
-        value = {"documents": [{key: row[key] for key in ("kind", "name", "result")} for row in rows]}
-        shown = Shown(value, (*lines, f"revision {outcome.revision}"))
-        return await finish(session, mesh, outcome, [name_of(each) for each in written], shown)
+        shown = Shown({"documents": _results(rows)}, (*_lines(rows), f"revision {outcome.revision}"))
+        return await finish(session, mesh, outcome, [(row["kind"], row["name"]) for row in rows], shown)
+
+
+def _checked(session: Session, application: Application, seen: Seen) -> int:
+    """What would be done, and 5 when that is something."""
+    application.edit(seen.documents)
+    application.warn()
+    rows = application.rows()
+    moved = any(row["result"] != "unchanged" for row in rows)
+    words = "nothing was changed (--check)" if moved else f"the mesh is as the files say (revision {seen.revision})"
+    show({"documents": _results(rows), "changes": moved}, session.form(), *_lines(rows), words)
+    return NO if moved else 0
+
+
+def _lines(rows: Sequence[Data]) -> list[str]:
+    return [f"{row['result']:<9} {row['kind']} {row['name']}{row['words']}" for row in rows]
+
+
+def _results(rows: Sequence[Data]) -> list[Data]:
+    return [{key: row[key] for key in ("kind", "name", "result")} for row in rows]
 
 
 @policy.command()
-@_FILES
+@FILES
 @mesh_options("store", "config", "output")
 @click.pass_obj
 @awaited
@@ -101,10 +140,10 @@ async def validate(session: Session, files: tuple[str, ...]) -> None:
     Example:  meshagent policy validate -f policies/
     """
     written, problems = read_policy(files)
-    seen, excuse = await _seen_if_any(session)
+    seen, excuse = await seen_if_any(session)
     found = findings(written, (), seen)
-    _raise_errors((*problems, *found.errors), "these documents cannot be applied")
-    _warn_all(found)
+    raise_errors((*problems, *found.errors), "these documents cannot be applied")
+    warn_all(found)
     if excuse:
         say(f"checked without the mesh: {excuse}")
     rows = [
@@ -163,7 +202,7 @@ async def delete(session: Session, kind: str | None, name: str | None, files: tu
 
         def edit(documents: Documents) -> Edited:
             found = findings((), names, replace(seen, documents=documents))
-            _raise_errors(found.errors, "nothing was deleted")
+            raise_errors(found.errors, "nothing was deleted")
             return dict.fromkeys(names)
 
         outcome = await commit(mesh, edit, author(now_utc()))
@@ -174,11 +213,15 @@ async def delete(session: Session, kind: str | None, name: str | None, files: tu
         return await finish(session, mesh, outcome, names, shown)
 
 
-class _Application:
+class Application:
     """What is to be applied. `edit` may be asked several times, when others change the documents meanwhile."""
 
-    def __init__(self, written: Sequence[Written], problems: Sequence[Problem], seen: Seen, by: Author) -> None:
+    def __init__(
+        self, written: Sequence[Written], problems: Sequence[Problem], seen: Seen, by: Author, *, prune: bool = False
+    ) -> None:
         self.by = by
+        self._prune = prune
+        self._pruned: list[Name] = []
         self._written = written
         self._problems = problems
         self._seen = seen
@@ -188,20 +231,23 @@ class _Application:
     def edit(self, documents: Documents) -> Edited:
         """The documents with their origins. Raises InvalidDocument with everything that is wrong."""
         self._before = documents
-        self._found = findings(self._written, (), replace(self._seen, documents=documents))
-        _raise_errors((*self._problems, *self._found.errors), "nothing was applied")
-        return {name_of(each): stated(each, self.by) for each in self._written}
+        named = {name_of(each) for each in self._written} | {("mesh", "mesh")}
+        self._pruned = sorted(set(documents) - named) if self._prune else []
+        self._found = findings(self._written, self._pruned, replace(self._seen, documents=documents))
+        raise_errors((*self._problems, *self._found.errors), "nothing was applied")
+        return {**dict.fromkeys(self._pruned), **{name_of(each): stated(each, self.by) for each in self._written}}
 
     def warn(self) -> None:
         """Tell what is doubtful, and which unreadable records were replaced."""
-        _warn_all(self._found)
+        warn_all(self._found)
         for each in self._written:
             if problem := self._seen.problems.get(name_of(each)):
                 warn(f"{each.file}:{each.line}: replaces a record that could not be read: {problem}")
 
     def rows(self) -> list[Data]:
-        """What happened to each document, in the files' order."""
-        return [self._row(each) for each in self._written]
+        """What happened to each document, in the files' order; then what was pruned."""
+        gone = [{"kind": kind, "name": name, "result": "deleted", "words": ""} for kind, name in self._pruned]
+        return [*map(self._row, self._written), *gone]
 
     def _row(self, each: Written) -> Data:
         kind, name = name_of(each)
@@ -251,7 +297,7 @@ def _names_to_delete(kind: str | None, name: str | None, files: tuple[str, ...])
         raise misuse("takes either KIND and NAME or -f FILE")
     if files:
         written, problems = read_policy(files)
-        _raise_errors(problems, "nothing was deleted")
+        raise_errors(problems, "nothing was deleted")
         names = list(dict.fromkeys(name_of(each) for each in written))
     elif kind and name:
         names = [(kind, name)]
@@ -269,19 +315,21 @@ def _is(each: Name, kind: str | None, name: str | None) -> bool:
     return kind in (None, each[0]) and name in (None, each[1])
 
 
-def _raise_errors(problems: Sequence[Problem], consequence: str) -> None:
+def raise_errors(problems: Sequence[Problem], consequence: str) -> None:
+    """Raise InvalidDocument with all problems, in the files' order; nothing without any."""
     if problems:
         found = tuple(sorted(dict.fromkeys(problems), key=lambda each: (each.file, each.line)))
         count = f"{len(found)} problems" if len(found) > 1 else "one problem"
         raise InvalidDocument(found, next_step=f"{count}: {consequence}; mend and try again")
 
 
-def _warn_all(found: Findings) -> None:
+def warn_all(found: Findings) -> None:
+    """Tell every warning."""
     for problem in found.warnings:
         warn(str(problem))
 
 
-async def _seen_if_any(session: Session) -> tuple[Seen, str]:
+async def seen_if_any(session: Session) -> tuple[Seen, str]:
     """The mesh, or an empty one and why."""
     try:
         async with session.mesh() as mesh:

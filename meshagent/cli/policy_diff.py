@@ -1,0 +1,193 @@
+"""`meshagent policy diff`, `plan` and `export`: files beside the mesh, as text and in effect."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meshagent.cli import output
+from meshagent.cli.applied import NO
+from meshagent.cli.mesh import Seen, author, now_utc
+from meshagent.cli.options import awaited, mesh_options
+from meshagent.cli.output import say, show
+from meshagent.cli.policy import FILES, PRUNE, Application, raise_errors
+from meshagent.cli.reading import read_policy
+from meshagent.cli.rules import action_words
+from meshagent.cli.session import Session
+from meshagent.documents.encode import plain, to_yaml
+from meshagent.errors import UsageProblem
+from meshagent.model.kinds import Document
+from meshagent.model.names import ANY
+from meshagent.model.view import Rule
+from meshagent.model.world import Stated
+from meshagent.policy.plan import Effect, effects
+from meshagent.state.changes import Documents, Name
+
+Data = dict[str, Any]
+Edits = Mapping[Name, Stated[Document] | None]
+_WORDS = {
+    "gains": "{source} gains {destination}",
+    "loses": "{source} loses {destination}",
+    "narrows": "{source} keeps only some of {destination}",
+    "widens": "{source} gains all of {destination}",
+    "differs": "{source} gets another choice of {destination}",
+}
+
+
+@click.command()
+@FILES
+@PRUNE
+@mesh_options("store", "config", "output")
+@click.pass_obj
+@awaited
+async def diff(session: Session, files: tuple[str, ...], prune: bool) -> int:
+    """How the documents of files differ from the mesh's, line by line. Exit code 0: not at all, 5: they do.
+
+    \b
+    Example:  meshagent policy diff -f policies/
+    """
+    seen, edits = await _edits(session, files, prune)
+    rows = [difference(name, seen.documents.get(name), new) for name, new in sorted(edits.items())]
+    rows = [row for row in rows if row["diff"]]
+    show(rows, session.form(), *(row["diff"] for row in rows))
+    if not rows:
+        say(f"the mesh is as the files say (revision {seen.revision})")
+    return NO if rows else 0
+
+
+@click.command()
+@FILES
+@PRUNE
+@mesh_options("store", "config", "output")
+@click.pass_obj
+@awaited
+async def plan(session: Session, files: tuple[str, ...], prune: bool) -> None:
+    """What applying files would mean: which service gains or loses which, and what else changes. Changes nothing.
+
+    \b
+    Example:  meshagent policy plan -f policies/ --prune
+    """
+    seen, edits = await _edits(session, files, prune)
+    after = replace(seen, documents=changed(seen.documents, edits))
+    found = effects(seen.world(), after.world(), now_utc(), seen.services)
+    rows = [_effect(each) for each in found]
+    settings = [row for name, new in sorted(edits.items()) for row in _settings(name, seen.documents.get(name), new)]
+    show({"calls": rows, "settings": settings}, session.form(), *(row["words"] for row in (*rows, *settings)))
+    if not rows and not settings:
+        say("nothing would change")
+
+
+@click.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Write over files that are there.")
+@mesh_options("store", "config", "output")
+@click.pass_obj
+@awaited
+async def export(session: Session, directory: Path, force: bool) -> None:
+    """Write every document of the mesh to a file of its own, DIRECTORY/KIND-NAME.yaml, for version control.
+
+    `policy apply -f DIRECTORY --prune` makes a mesh what the directory says.
+
+    \b
+    Example:  meshagent policy export policies/
+    """
+    async with session.mesh() as mesh:
+        seen = await mesh.read()
+    names = sorted(seen.documents)
+    files = {name: directory / f"{name[0]}{'' if name[1] == ANY else f'-{name[1]}'}.yaml" for name in names}
+    if (there := [str(path) for path in files.values() if path.exists()]) and not force:
+        raise UsageProblem(f"{there[0]} is there already", next_step="name another directory, or give --force")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, path in files.items():
+        path.write_text(to_yaml([seen.documents[name].thing]))
+    rows = [{"kind": kind, "name": name, "file": str(files[kind, name])} for kind, name in names]
+    show(rows, session.form(), *(row["file"] for row in rows))
+    raise_unreadable(seen)
+
+
+def raise_unreadable(seen: Seen) -> None:
+    """Raise UsageProblem where a record of the mesh could not be read: what was written is not all."""
+    if seen.problems:
+        kind, name = min(seen.problems)
+        raise UsageProblem(
+            f"{len(seen.problems)} record(s) cannot be read and were left out, such as {kind} {name}: "
+            f"{seen.problems[kind, name]}",
+            next_step="use a meshagent of the version that wrote them, or put others in their place",
+        )
+
+
+def changed(documents: Documents, edits: Edits) -> dict[Name, Stated[Document]]:
+    """The documents after the edits."""
+    after = {**documents, **edits}
+    return {name: stated for name, stated in after.items() if stated is not None}
+
+
+async def _edits(session: Session, files: Sequence[str], prune: bool) -> tuple[Seen, Edits]:
+    """The mesh, and what applying the files would do to it. Raises what `apply` raises."""
+    written, problems = read_policy(files)
+    async with session.mesh() as mesh:
+        seen = await mesh.read()
+    raise_errors(problems, "nothing was compared")
+    application = Application(written, problems, seen, author(now_utc()), prune=prune)
+    edits = application.edit(seen.documents)
+    application.warn()
+    return seen, edits
+
+
+def difference(name: Name, old: Stated[Document] | None, new: Stated[Document] | None) -> Data:
+    """A document before and after as a unified diff of its YAML; an empty one when it says the same."""
+    place = "/".join(name)
+    lines = difflib.unified_diff(
+        _text(old).splitlines(),
+        _text(new).splitlines(),
+        f"mesh/{place}" if old else "/dev/null",
+        new.origin().file if new else "/dev/null",
+        lineterm="",
+    )
+    return {"kind": name[0], "name": name[1], "diff": "\n".join(lines)}
+
+
+def _text(stated: Stated[Document] | None) -> str:
+    return output.to_yaml(plain(stated.thing)) if stated else ""
+
+
+def _effect(effect: Effect) -> Data:
+    source = "every service that no intention names" if effect.source == ANY else effect.source
+    words = _WORDS[effect.turn].format(source=source, destination=effect.destination)
+    rule = effect.after or effect.before
+    how = f": {_rule_words(effect.after)}" if effect.turn in ("narrows", "differs", "gains") else ""
+    return {
+        "source": effect.source,
+        "destination": effect.destination,
+        "turn": effect.turn,
+        "words": f"{words}{how}",
+        "rule": rule.id if rule else "mesh/default_action",
+    }
+
+
+def _rule_words(rule: Rule | None) -> str:
+    return "the mesh's default" if rule is None else action_words(rule.action, rule.permissions)
+
+
+def _settings(name: Name, old: Stated[Document] | None, new: Stated[Document] | None) -> Iterator[Data]:
+    """Fields of documents other than intentions that come, go or change."""
+    if name[0] == "intention":
+        return
+    before, after = plain(old.thing) if old else {}, plain(new.thing) if new else {}
+    for field in dict.fromkeys((*before, *after)):
+        if field not in ("kind", "name") and before.get(field) != after.get(field):
+            was, is_ = (_value(data.get(field)) for data in (before, after))
+            words = f"{' '.join(name)}: {field} {was} -> {is_}"
+            yield {"kind": name[0], "name": name[1], "field": field, "words": words}
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "(default)"
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
