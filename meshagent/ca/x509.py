@@ -33,6 +33,7 @@ MAX_CERTIFICATES = 10
 MAX_INTERMEDIATES = 4
 CLOCK_AHEAD = timedelta(seconds=60)  # how far the CA's clock may be ahead of ours
 LONGER_THAN_ASKED = timedelta(seconds=300)  # and how much later than asked its certificate may end
+LONGEST_HOST_TTL = timedelta(days=90)  # of a host's own certificate
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
 UNREADABLE = (  # all that cryptography raises on a certificate or request that is broken or too strange
     ValueError,
@@ -45,6 +46,8 @@ UNREADABLE = (  # all that cryptography raises on a certificate or request that 
 Wanted = TypeVar("Wanted", bound=x509.ExtensionType)
 _NEXT_STEP = "correct the CA's profile or role; a certificate that is in use stays until it ends"
 _BOTH_USES = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
+_CLIENT_USE = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+_USE_NAMES = {ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth", ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth"}
 
 
 def new_key_and_csr(spiffe_id: str = "") -> tuple[bytes, bytes]:
@@ -106,15 +109,47 @@ def accept(
     count. `Svid.expires_at` is the first moment at which any certificate of the chain ends. Pinned roots that came
     along in the answer are left out of `Svid.chain_pem`, and so is anything that is not a certificate.
     """
+    asked = parse_spiffe_id(spiffe_id)
+    if asked is None or asked[0] != trust_domain:
+        raise _refused(f"{spiffe_id!r} is not a SPIFFE ID of {trust_domain}")
+    return _accepted(chain_pem, key_pem, spiffe_id, _BOTH_USES, bundle, trust_domain, now, max_ttl)
+
+
+def host_id(trust_domain: str, host: str) -> str:
+    """The name in a host's own certificate. `parse_spiffe_id` takes it for no service's."""
+    return f"spiffe://{trust_domain}/host/{host}"
+
+
+def accept_host(
+    chain_pem: bytes, key_pem: bytes, host: str, bundle: TrustBundle, trust_domain: str, now: datetime
+) -> Svid:
+    """A host's own certificate, which is shown to an authority and never to a peer, after the same checks as a service's.
+
+    Its one name is `host_id`, and it need be good for a client only. Raises CertificateRefused.
+    """
+    name = host_id(trust_domain, host)
+    return _accepted(chain_pem, key_pem, name, _CLIENT_USE, bundle, trust_domain, now, LONGEST_HOST_TTL)
+
+
+def _accepted(
+    chain_pem: bytes,
+    key_pem: bytes,
+    name: str,
+    uses: tuple[x509.ObjectIdentifier, ...],
+    bundle: TrustBundle,
+    trust_domain: str,
+    now: datetime,
+    max_ttl: timedelta,
+) -> Svid:
     try:
         leaf, *issuers = _parse(chain_pem)
         _check_key(leaf, key_pem)
-        _check_names(leaf, spiffe_id, trust_domain)
-        _check_uses(leaf)
+        _check_names(leaf, name)
+        _check_uses(leaf, uses)
         _check_validity(leaf, now, max_ttl)
         roots = _roots(bundle, trust_domain)
         path = _verified_path(leaf, issuers, roots, trust_domain, now)
-        return _svid(spiffe_id, key_pem, [leaf, *(one for one in issuers if one not in roots)], path)
+        return _svid(name, key_pem, [leaf, *(one for one in issuers if one not in roots)], path)
     except UNREADABLE as error:
         raise _refused(f"the certificate cannot be read: {error}") from error
 
@@ -144,10 +179,7 @@ def _check_key(leaf: x509.Certificate, key_pem: bytes) -> None:
         raise _refused(f"the certificate's key is not accepted: {weakness}")
 
 
-def _check_names(leaf: x509.Certificate, spiffe_id: str, trust_domain: str) -> None:
-    asked = parse_spiffe_id(spiffe_id)
-    if asked is None or asked[0] != trust_domain:
-        raise _refused(f"{spiffe_id!r} is not a SPIFFE ID of {trust_domain}")
+def _check_names(leaf: x509.Certificate, spiffe_id: str) -> None:
     names = _extension(leaf, x509.SubjectAlternativeName)
     if names is None:
         raise _refused(f"the certificate names nobody: it has no subject alternative name ({spiffe_id} was asked)")
@@ -160,8 +192,8 @@ def _check_names(leaf: x509.Certificate, spiffe_id: str, trust_domain: str) -> N
         raise _refused(f"the certificate is for {names[0].value!r} and not for {spiffe_id}")
 
 
-def _check_uses(leaf: x509.Certificate) -> None:
-    """An end entity for both ends of a connection. Without basicConstraints it is one too (RFC 5280, 4.2.1.9)."""
+def _check_uses(leaf: x509.Certificate, uses: tuple[x509.ObjectIdentifier, ...]) -> None:
+    """An end entity, of these uses. Without basicConstraints it is one too (RFC 5280, 4.2.1.9)."""
     constraints = _extension(leaf, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         raise _refused("the certificate is a CA's (basicConstraints CA:TRUE)")
@@ -171,8 +203,9 @@ def _check_uses(leaf: x509.Certificate) -> None:
     if usage is not None and (usage.key_cert_sign or usage.crl_sign):
         raise _refused("the certificate's keyUsage is a CA's (keyCertSign or cRLSign)")
     extended = _extension(leaf, x509.ExtendedKeyUsage)
-    if extended is None or not all(use in extended for use in _BOTH_USES):
-        raise _refused("the certificate's extendedKeyUsage must hold clientAuth and serverAuth")
+    if extended is None or not all(use in extended for use in uses):
+        needed = " and ".join(_USE_NAMES[use] for use in uses)
+        raise _refused(f"the certificate's extendedKeyUsage must hold {needed}")
 
 
 def _check_validity(leaf: x509.Certificate, now: datetime, max_ttl: timedelta) -> None:
