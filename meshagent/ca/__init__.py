@@ -19,7 +19,12 @@ from meshagent.errors import UsageProblem
 __all__ = ["AUTHORITIES", "ENTRY_POINTS", "Opener", "known_providers", "open_authority"]
 
 AUTHORITIES: Mapping[str, str] = {
+    "authority": "meshagent.ca.authority:open_authority",
     "builtin": "meshagent.ca.builtin:open_authority",
+    "consul": "meshagent.ca.consul:open_authority",
+    "exec": "meshagent.ca.exec:open_authority",
+    "files": "meshagent.ca.files:open_authority",
+    "vault": "meshagent.ca.vault:open_authority",
 }
 ENTRY_POINTS = "meshagent.authorities"  # other packages offer openers under this group
 
