@@ -14,7 +14,8 @@ MeshError
 ├── EnvoyMissing / EnvoyTooOld / EnvoyFailed                                        exit 1
 ├── PortInUse / DataDirInUse / DataDirUnusable / UnsafeFile                         exit 1
 ├── CertificateRefused    a CA's answer that must not be used                       exit 1
-└── AuthorityUnavailable  the CA did not answer                                     exit 1
+├── AuthorityUnavailable  the CA did not answer                                     exit 1
+└── EnrolmentRefused      the authority does not let this host in                   exit 1
 
 `docs/errors.md` lists every code; a test compares the two.
 """
@@ -175,3 +176,9 @@ class AuthorityUnavailable(MeshError):
     """The CA gave no answer."""
 
     code = "E602"
+
+
+class EnrolmentRefused(MeshError):
+    """The authority does not let this host in: the join line is used, has ended, or is another host's."""
+
+    code = "E603"
