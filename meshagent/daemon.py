@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
+import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -21,6 +23,7 @@ from meshagent.agent.identities import Identities
 from meshagent.agent.lastgood import Cuts, UnusableSnapshot, load_snapshot, with_cuts
 from meshagent.agent.membership import Membership
 from meshagent.agent.operations import Here, Operations
+from meshagent.agent.pace import start_pause
 from meshagent.agent.ports import require_free
 from meshagent.agent.roster import Place, Registered, Roster
 from meshagent.agent.snapshots import Snapshots
@@ -44,6 +47,7 @@ from meshagent.private import locked, private_dir
 from meshagent.state.keys import Keys
 from meshagent.state.operator_keys import load_signing
 from meshagent.state.reach import TTL, access_of, catalog_at, open_configured
+from meshagent.store.base import Store
 from meshagent.store.lazy import LazyStore
 from meshagent.telemetry.log import set_up_log
 from meshagent.translate.settings import Settings
@@ -80,7 +84,8 @@ class Daemon:
         self._last_good, self._cuts = _last_good(data / "snapshot.json")
         self._retired: asyncio.Queue[Place] = asyncio.Queue()
         self._authority = cache(self._open_authority)
-        self.store = LazyStore(lambda: open_configured(config))
+        self._store_pause = _store_pause(config) if self._last_good else 0.0
+        self.store = LazyStore(self._open_store)
         self._trust = load_signing(config).trust
         self.keys = Keys(signed=bool(self._trust))
         self.catalog = catalog_at(config.store, access_of(config), self.store, self.keys)
@@ -228,6 +233,13 @@ class Daemon:
             except MeshError as error:
                 _log.error("service_not_retired", service=service, problem=str(error))
 
+    async def _open_store(self) -> Store:
+        pause, self._store_pause = self._store_pause, 0.0
+        if pause:
+            _log.info("store_put_off", seconds=round(pause, 1))
+            await asyncio.sleep(pause)
+        return await open_configured(self._config)
+
     async def _found(self) -> None:
         if self._trust:  # what an agent puts there itself it would not believe: `meshagent init` signs a new mesh
             return
@@ -261,6 +273,14 @@ class Daemon:
         return Here(
             host.name, host.address, host.region, host.zone, __version__, envoy_version, self._config.envoy.drain
         )
+
+
+def _store_pause(config: AgentConfig) -> float:
+    """Seconds to leave a shared store alone at first: hosts that boot together do not ask it together."""
+    if config.store.startswith("sqlite:"):
+        return 0.0
+    chance = random.Random(config.host.name).random()  # noqa: S311 - spreads hosts out, the same host always alike
+    return start_pause(time.clock_gettime(time.CLOCK_BOOTTIME), chance)
 
 
 def _last_good(path: Path) -> tuple[World | None, Cuts]:

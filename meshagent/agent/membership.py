@@ -15,10 +15,12 @@ from meshagent.errors import LeaseLost, StoreDenied, StoreUnavailable
 from meshagent.state.catalog import put_report
 from meshagent.state.keys import Keys
 from meshagent.state.records import ReportRecord
-from meshagent.store.base import Lease, Store
+from meshagent.store.base import Changes, Lease, Store
 
 _log = structlog.get_logger(__name__)
 _LONGEST_PAUSE = 2.0
+# Of a lease's life, so that it survives a renewal that fails, and tries after it. A lease that is forgotten is noticed by the watch below.
+_RENEWED = (0.28, 0.36)
 
 
 class Membership:
@@ -38,6 +40,9 @@ class Membership:
         self._written_report: ReportRecord | None = None
         self._wake = asyncio.Event()
         self._settled = asyncio.Condition()
+        self._reported = asyncio.Event()
+        self._guarded = ("", 0)  # the key of the report, and the revision of the store at which it was first there
+        self._doubted = self._left = False
         self.last_error = ""
 
     def offer(self, offers: Mapping[tuple[str, str], Offer]) -> None:
@@ -66,15 +71,21 @@ class Membership:
 
     async def run(self) -> Never:
         """Write and renew, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._guard())
+            await self._keep()
+        raise AssertionError("keeps for ever")
+
+    async def _keep(self) -> Never:
         attempt = 0
         renew: Callable[[], float] = asyncio.get_running_loop().time
         due = renew()
-        while True:
+        while not self._left:
             self._wake.clear()
             try:
-                if renew() >= due:
+                if renew() >= due or self._doubted:
                     await self._renew()
-                    due = renew() + self._ttl.total_seconds() * random.uniform(0.12, 0.17)  # noqa: S311 - jitter
+                    due = renew() + self._ttl.total_seconds() * random.uniform(*_RENEWED)  # noqa: S311 - jitter
                 await self._write()
                 attempt = 0
                 pause = due - renew()
@@ -91,9 +102,31 @@ class Membership:
                     await (self._wake.wait() if attempt == 0 else asyncio.sleep(_LONGEST_PAUSE + 1))
             except TimeoutError:
                 pass
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+    async def _guard(self) -> Never:
+        """Have the lease looked at as soon as the store drops the report, which is bound to it.
+
+        So a lease that the store forgot is made again at once, and renewals need not come often.
+        """
+        await self._reported.wait()
+        (key, after), attempt = self._guarded, 0
+        while True:
+            try:
+                async for changes in self._store.watch([key], after=after):
+                    after, attempt = changes.revision, 0
+                    if _drops(changes, key):
+                        self._doubted = True
+                        self._wake.set()
+            except (StoreUnavailable, StoreDenied):
+                attempt += 1
+            await asyncio.sleep(random.uniform(0.5, _LONGEST_PAUSE * 2 ** min(attempt, 4)))  # noqa: S311 - jitter
 
     async def leave(self) -> None:
-        """Take everything out. A catalog or store that cannot be reached is left to time."""
+        """Take everything out, for good. A catalog or store that cannot be reached is left to time."""
+        self._left = True
+        self._wake.set()
         try:
             await self._catalog.deregister([offer.instance for offer in (self._tried | self._written).values()])
             if self._lease:
@@ -108,6 +141,8 @@ class Membership:
         else:
             await self._lease.renew()
             await self._catalog.renew([offer.instance for offer in self._written.values()])
+        if self._doubted:
+            self._doubted, self._written_report = False, None
         self._report = self._later or self._report
 
     async def _write(self) -> None:
@@ -121,7 +156,10 @@ class Membership:
             self._tried |= new
             await self._catalog.register(list(new.values()), self._lease.id)
         if report is not None and report != self._written_report:
-            await self._store.commit([put_report(self._keys, report, self._lease.id)])
+            revision = await self._store.commit([put_report(self._keys, report, self._lease.id)])
+            if not self._reported.is_set():
+                self._guarded = (self._keys.report(report.host), revision)
+                self._reported.set()
         self.last_error = ""
         async with self._settled:
             self._written, self._tried, self._written_report = offers, {}, report
@@ -135,3 +173,8 @@ class Membership:
         if problem != self.last_error:
             _log.warning("registration_delayed", problem=problem)
         self.last_error = problem
+
+
+def _drops(changes: Changes, key: str) -> bool:
+    """Whether the key is gone with the changes."""
+    return key in changes.deleted or (changes.full and all(entry.key != key for entry in changes.entries))

@@ -21,7 +21,8 @@ from meshagent.store.base import Changes, Store
 
 _log = structlog.get_logger(__name__)
 _LONGEST_PAUSE = 1.0
-_HEALTH_EVERY = 2.0
+_HEALTH_EVERY = (4.0, 6.0)
+_HEALTH_EVERY_WHILE_LOST = (1.0, 2.0)
 _LONGEST_START = timedelta(seconds=2)  # an agent that waited longer for its store has started during an outage
 
 
@@ -102,7 +103,8 @@ class Watching:
     async def run_health(self) -> Never:
         """Ask now and then whether the store still answers: a watch alone waits in silence."""
         while True:
-            await asyncio.sleep(_HEALTH_EVERY)
+            every = _HEALTH_EVERY if self.stale_since is None else _HEALTH_EVERY_WHILE_LOST
+            await asyncio.sleep(random.uniform(*every))  # noqa: S311 - jitter
             try:
                 health = await self._store.check()
             except (StoreUnavailable, StoreDenied) as error:

@@ -93,6 +93,43 @@ async def test_a_lost_lease_is_made_new_with_everything_on_it(store):
         await until(back)
 
 
+async def test_a_forgotten_lease_is_noticed_long_before_it_would_be_renewed(store):
+    async with running(store, timedelta(seconds=60)) as membership:
+        membership.offer({PLACE: Offer(INSTANCE, DEFINITION)})
+        membership.report(report(), urgent=True)
+        await membership.settled()
+        for _ in range(2):
+            await membership._lease.revoke()
+
+            async def back():
+                return await read_instances(store, KEYS) == (INSTANCE,) and bool(await read_reports(store, KEYS))
+
+            await until(back, 2.0)
+
+
+async def test_a_report_that_somebody_deleted_is_written_again(store):
+    async with running(store, timedelta(seconds=60)) as membership:
+        membership.offer({PLACE: Offer(INSTANCE, DEFINITION)})
+        membership.report(report(), urgent=True)
+        await membership.settled()
+        await store.commit([Delete(KEYS.report("vm-1"))])
+
+        async def back():
+            return bool(await read_reports(store, KEYS))
+
+        await until(back, 2.0)
+
+
+async def test_who_has_left_does_not_come_back_for_its_report_that_is_gone(store):
+    async with running(store, timedelta(seconds=0.6)) as membership:
+        membership.offer({PLACE: Offer(INSTANCE, DEFINITION)})
+        membership.report(report(), urgent=True)
+        await membership.settled()
+        await membership.leave()
+        await asyncio.sleep(0.5)
+        assert await read_instances(store, KEYS) == () and await read_reports(store, KEYS) == ()
+
+
 async def test_a_revision_that_concerns_others_waits_for_the_next_renewal(store):
     async with running(store, timedelta(seconds=3)) as membership:
         membership.report(report(1), urgent=True)

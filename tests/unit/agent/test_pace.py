@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from meshagent.agent.pace import Pace
+from meshagent.agent.pace import Pace, start_pause
 
 
 def serve(times, changes_end):
@@ -53,3 +53,10 @@ def test_the_first_change_after_a_storm_is_served_at_once():
     assert pace.pause(0.101) > 0.1
     pace.changed(0.6)
     assert pace.pause(0.6) == 0.0
+
+
+def test_a_shared_store_is_asked_at_once_but_by_hosts_that_have_just_booted_one_after_the_other():
+    assert start_pause(uptime=3600, chance=0.99) == 0
+    pauses = [start_pause(uptime=20, chance=number / 100) for number in range(100)]
+    assert max(later - earlier for earlier, later in pairwise(pauses)) < 0.3
+    assert pauses[0] == 0 and pauses[-1] < 30
