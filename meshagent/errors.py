@@ -12,6 +12,7 @@ MeshError
 ├── SignatureRefused      policy is not signed as it must be, or the key is missing exit 1
 ├── AgentUnreachable      no agent answers on the socket                            exit 4
 ├── EnvoyMissing / EnvoyTooOld / EnvoyFailed                                        exit 1
+├── DaemonNotStarted      an agent or authority that --start started did not answer exit 1
 ├── PortInUse / DataDirInUse / DataDirUnusable / UnsafeFile                         exit 1
 ├── CertificateRefused    a CA's answer that must not be used                       exit 1
 ├── AuthorityUnavailable  the CA did not answer                                     exit 1
@@ -122,6 +123,12 @@ class AgentUnreachable(MeshError):
 
     code = "E301"
     exit_code = 4
+
+
+class DaemonNotStarted(MeshError):
+    """An agent or authority that was started in the background ended, or does not answer."""
+
+    code = "E302"
 
 
 class EnvoyMissing(MeshError):

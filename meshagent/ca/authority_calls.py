@@ -213,5 +213,6 @@ def _reason(error: BaseException) -> str:
 
 
 def _tls_words(error: BaseException) -> str:
-    text = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error)
+    said = (getattr(error, name, "") for name in ("verify_message", "reason", "strerror"))
+    text = next((each for each in said if each), "") or str(error) or type(error).__name__
     return str(text)[:_MAX_WORDS]
