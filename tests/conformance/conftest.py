@@ -19,7 +19,7 @@ from meshagent.store.base import Store
 from meshagent.store.consul import ConsulStore
 from meshagent.store.etcd import EtcdStore
 from meshagent.store.sqlite import SqliteStore
-from tests.servers import consul, etcd
+from tests.servers import consul, etcd, openbao
 
 STORE_PROVIDERS = ("sqlite", "consul", "consul_acl", "etcd", "etcd_auth", "etcd_three")
 
@@ -131,6 +131,12 @@ def kept_by(running: etcd.Servers, access: Access, *, ttl: float, doubts: tuple[
         access=access,
         doubts=doubts,
     )
+
+
+@pytest.fixture(scope="session")
+def openbao_server() -> Iterator[openbao.OpenBao]:
+    with openbao.server() as running:
+        yield running
 
 
 @pytest.fixture
