@@ -62,15 +62,31 @@ def load_host(directory: Path, bundle: TrustBundle, trust_domain: str, now: date
         raise CertificateRefused(f"this host's own certificate is of no use: {error}", next_step=_JOIN) from None
 
 
+def load_own(directory: Path, roots: tuple[str, ...], now: datetime) -> Svid:
+    """As `load_host`, of the trust domain that the certificate itself names and these roots vouch for."""
+    try:
+        uri = _uri(read_private(directory / CHAIN_FILE))
+    except NotFound:
+        raise CertificateRefused(f"{directory} holds no certificate", next_step=_JOIN) from None
+    domain = uri.removeprefix("spiffe://").partition("/")[0]
+    return load_host(directory, TrustBundle(((domain, roots),)), domain, now)
+
+
 def host_named(chain_pem: bytes, trust_domain: str) -> str:
     """The host that a host's certificate names. Raises CertificateRefused."""
     before = f"spiffe://{trust_domain}/host/"
+    uri = _uri(chain_pem)
+    if not uri.startswith(before):
+        raise CertificateRefused(f"the host's certificate names no host of {trust_domain}", next_step=_JOIN)
+    return uri.removeprefix(before)
+
+
+def _uri(chain_pem: bytes) -> str:
+    """The one URI of the leaf, "" for none."""
     try:
         leaf = x509.load_pem_x509_certificates(chain_pem)[0]
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
     except (*UNREADABLE, x509.ExtensionNotFound):
-        uri = ""
-    if not uri.startswith(before):
-        raise CertificateRefused(f"the host's certificate names no host of {trust_domain}", next_step=_JOIN)
-    return uri.removeprefix(before)
+        return ""
+    return str(uri)

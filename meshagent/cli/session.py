@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from meshagent.store.access import Access
 
 SYSTEM_SOCKET = Path("/run/meshagent/agent.sock")
+OPERATOR_FILE = "operator.yaml"
+OPERATOR_KEYS = ("store_token_file", "store_username", "store_password_file")
 _SIGNING = ("MESHAGENT_POLICY_SIGNING_KEY", "MESHAGENT_POLICY_PUBLIC_KEYS")
 _TIMEOUT = timedelta(seconds=10)
 
@@ -119,13 +121,30 @@ class Session:
         named = os.environ.get("MESHAGENT_CONFIG")
         return self.config or (Path(named) if named else None)
 
+    def config_path(self) -> Path:
+        """Where the agent's configuration stands, or would."""
+        return self.config_file or _default_file()
+
     def configured(self) -> AgentConfig:
-        """The configuration of this machine. Raises InvalidDocument and UsageProblem."""
+        """The configuration of this machine, with the operator's way to the store where `init` made one.
+
+        Raises InvalidDocument and UsageProblem.
+        """
         from meshagent.config import load_config
 
-        return load_config(
-            self.config_file, {"host.address": "127.0.0.1"}
-        )  # which is not looked at: no need to find out
+        # The address is not looked at: no need to find it out.
+        return load_config(self.config_file, {"host.address": "127.0.0.1", **self._operator()})
+
+    def _operator(self) -> dict[str, str]:
+        """What operator.yaml beside the default agent.yaml says of the store; the environment wins over it."""
+        path = _default_file().with_name(OPERATOR_FILE)
+        if self.config_file or not os.access(path, os.R_OK):
+            return {}
+        from meshagent.cli.settings_files import older_settings
+        from meshagent.config import variable
+
+        told = older_settings(path)
+        return {key: str(told[key]) for key in OPERATOR_KEYS if told.get(key) and not os.environ.get(variable(key))}
 
     def _default_api(self) -> str:
         """This user's own agent, else that of the machine."""
