@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol, runtime_checkable
@@ -52,6 +53,14 @@ class KeyMaker(Authority, Protocol):
 
     async def issue(self, spiffe_id: str, ttl: timedelta) -> Issued:
         """A certificate for exactly this SPIFFE ID, with its key."""
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """An authority that hears of new certificates itself, so that they are taken up before the old ones are due."""
+
+    async def changed(self) -> Collection[str]:
+        """Waits until there is something new to issue, and says for which SPIFFE IDs. Raises what `issue` raises."""
 
 
 async def obtain(authority: Authority, spiffe_id: str, ttl: timedelta) -> Issued:

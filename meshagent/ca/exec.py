@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from meshagent.ca.base import AuthorityHealth
 from meshagent.ca.command import MAX_OUTPUT_BYTES, Ended, refuse_unsafe_command, run_command
 from meshagent.ca.issuance import check_identity, public_key_of
-from meshagent.ca.roots import bundle_of, read_roots
+from meshagent.ca.roots import bundle_of, read_trusted
 from meshagent.ca.settings import Command, read_settings
 from meshagent.errors import AuthorityUnavailable, CertificateRefused, MeshError, UnsafeFile
 from meshagent.model.identity import TrustBundle
@@ -64,7 +64,7 @@ class ExecAuthority:
     async def bundle(self) -> TrustBundle:
         """The roots of `roots_file` or `roots_command`, as they are now."""
         if path := self._settings.roots_file:
-            return bundle_of(read_roots(path), self._trust_domain, str(path))
+            return bundle_of(read_trusted(path, "roots"), self._trust_domain, str(path))
         command = self._settings.roots_command or ()
         return bundle_of(await self._run(command, b"", {}), self._trust_domain, f"what {command[0]} wrote")
 

@@ -31,8 +31,8 @@ def bundle_of(pem: bytes, trust_domain: str, source: str) -> TrustBundle:
     return TrustBundle(((trust_domain, tuple(dict.fromkeys(to_pem(one).decode() for one in roots))),))
 
 
-def read_roots(path: Path) -> bytes:
-    """The content of a file with roots, which is no secret but decides who is believed.
+def read_trusted(path: Path, what: str) -> bytes:
+    """The content of a file with certificates (`what` says which), which is no secret but decides who is believed.
 
     Raises AuthorityUnavailable when it is not there (yet) or when anybody but root and us may write it.
     """
@@ -41,13 +41,13 @@ def read_roots(path: Path) -> bytes:
             found = os.fstat(file.fileno())
             if found.st_uid not in (os.geteuid(), 0) or found.st_mode & (stat.S_IWOTH | stat.S_IWGRP):
                 raise AuthorityUnavailable(
-                    f"{path} can be written by other users: its roots are not taken",
+                    f"{path} can be written by other users, so its {what} cannot be believed",
                     next_step=f"chown root {path}; chmod go-w {path}",
                 )
             return file.read(MAX_ANSWER_BYTES + 1)
     except OSError as error:
         raise AuthorityUnavailable(
-            f"the roots in {path} cannot be read: {error.strerror}", next_step=f"put the CA's roots (PEM) into {path}"
+            f"the {what} in {path} cannot be read: {error.strerror}", next_step=f"write the {what} (PEM) into {path}"
         ) from error
 
 

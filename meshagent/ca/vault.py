@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from meshagent.ca.base import AuthorityHealth
 from meshagent.ca.issuance import check_identity, public_key_of
-from meshagent.ca.roots import bundle_of, read_roots
+from meshagent.ca.roots import bundle_of, read_trusted
 from meshagent.ca.settings import read_settings
 from meshagent.ca.vault_api import FORBIDDEN, Reply, Vault
 from meshagent.ca.vault_login import AppRole, JwtLogin, Login
@@ -88,7 +88,7 @@ class VaultAuthority:
     async def bundle(self) -> TrustBundle:
         """The roots of `roots_file`, else those that the engine's issuers chain to; neither needs a token."""
         if path := self._settings.roots_file:
-            return bundle_of(read_roots(path), self._trust_domain, str(path))
+            return bundle_of(read_trusted(path, "roots"), self._trust_domain, str(path))
         mount = self._settings.mount
         listed = (await self._asked("LIST", f"{mount}/issuers")).part("data").get("keys")
         names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
