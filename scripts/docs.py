@@ -115,7 +115,7 @@ def _fields(part: dict[str, Any]) -> list[str]:
     required = part.get("required", [])
     rows = [
         f"| `{name}` | {_type(each)} | {'needed' if name in required else _shown_default(each)} |"
-        for name, each in part.get("properties", {}).items()
+        for name, each in sorted(part.get("properties", {}).items(), key=lambda item: item[0] not in ("kind", "name"))
     ]
     return [_sentence(part.get("description", "")), "| field | is | default |", "|---|---|---|", *rows, ""]
 
@@ -151,7 +151,7 @@ def _shown_default(each: dict[str, Any]) -> str:
     value = each.get("default")
     if each.get("maximum") == _ALL_MODES:
         return f"`0o{value:o}`"
-    return "" if value is None or value in ([], {}, "") else f"`{_json(value)}`"
+    return "" if isinstance(value, dict) or value in (None, [], "") else f"`{_json(value)}`"
 
 
 def _json(value: Any) -> str:

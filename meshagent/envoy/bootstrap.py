@@ -19,6 +19,7 @@ _STATS = (
     r".*\.ssl\.(handshake|connection_error|fail_verify_\w+)",
     r".*\.(downstream_cx_overflow|downstream_global_cx_overflow|downstream_rq_timeout|rate_limited)",
     r".*rbac\.(.+\.)?(shadow_)?(allowed|denied)",
+    r".*\.circuit_breakers\.default\.remaining_(cx|pending|rq)",  # there only where a service has limits
     r".*\.(membership_(healthy|total)|outlier_detection\.ejections_active)",
 )
 

@@ -8,18 +8,24 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from meshagent.model.names import Address, Duration, Model, Protocol, ServiceName
+from meshagent.model.traffic import Traffic
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 MAX_META = 64
 
 
-class Service(Model):
+class Service(Traffic):
     """How others reach a service. Its protocol, where given, wins over what instances registered."""
 
     kind: Literal["service"] = "service"
     name: ServiceName
     protocol: Protocol | None = None
     mtls: Literal["strict", "permissive"] = "strict"
+
+    @property
+    def traffic(self) -> Traffic:
+        """What its callers' proxies need of it."""
+        return Traffic.model_construct(**{name: getattr(self, name) for name in Traffic.model_fields})
 
 
 class Check(Model):

@@ -10,6 +10,7 @@ from meshagent.model.identity import Svid, TrustBundle
 from meshagent.model.intention import Action, Permission
 from meshagent.model.mesh import AccessLog
 from meshagent.model.names import Protocol
+from meshagent.model.traffic import NOTHING_ASKED, Traffic
 from meshagent.model.world import Origin
 
 
@@ -102,6 +103,7 @@ class Outbound:
     local_port: int = 0
     local_socket: str = ""
     socket_mode: int = 0o660
+    traffic: Traffic = NOTHING_ASKED
     plain_endpoints: tuple[Endpoint, ...] = ()  # of a permissive service: plain text, for who is not in the mesh
 
     @property

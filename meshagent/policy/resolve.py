@@ -15,6 +15,7 @@ from functools import cached_property
 
 from meshagent.model.names import ANY, Protocol
 from meshagent.model.service import Upstream
+from meshagent.model.traffic import NOTHING_ASKED, Traffic
 from meshagent.model.view import Endpoint, Guard, Inbound, Outbound, ProxyView
 from meshagent.model.world import Local, World
 from meshagent.policy.cuts import chained_sources, next_chains, next_default_cut
@@ -204,10 +205,16 @@ def _reached(world: World, host: Host, outbound: Outbound, locals_: tuple[Local,
     service = outbound.upstream
     here = next((other.definition.protocol for other in locals_ if other.definition.name == service), None)
     protocol = protocol_of(world, service, here, outbound.protocol)
-    new = (protocol, _endpoints(world, host, service, locals_), _plain_endpoints(world, service))
-    if new == (outbound.protocol, outbound.endpoints, outbound.plain_endpoints):
-        return outbound
-    return replace(outbound, protocol=new[0], endpoints=new[1], plain_endpoints=new[2])
+    endpoints, plain = _endpoints(world, host, service, locals_), _plain_endpoints(world, service)
+    new = replace(
+        outbound, protocol=protocol, endpoints=endpoints, plain_endpoints=plain, traffic=_traffic(world, service)
+    )
+    return outbound if new == outbound else new
+
+
+def _traffic(world: World, service: str) -> Traffic:
+    stated = world.services.get(service)
+    return stated.thing.traffic if stated else NOTHING_ASKED
 
 
 def _endpoints(world: World, host: Host, service: str, locals_: tuple[Local, ...]) -> tuple[Endpoint, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.health_check_pb2 import HealthStatus
 from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint, LocalityLbEndpoints
@@ -11,16 +10,15 @@ from envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2 import RawB
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
 from meshagent.model.names import HTTP_PROTOCOLS, Protocol
+from meshagent.model.traffic import ConnectionPool, Traffic
 from meshagent.model.view import Endpoint, Inbound, Outbound
 from meshagent.translate.settings import from_ads, pack
 from meshagent.translate.tls import connect_to
+from meshagent.translate.traffic import limit, pooled, shape
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _PLAIN = "plain"
 _CONNECT_SECONDS = 2
-_NO_LIMIT = (
-    1 << 20
-)  # Envoy's default of 1024 would refuse quietly; memory is bounded by the limit of downstream connections
 _APP_IDLE_SECONDS = (
     4  # below the 5 s after which common app servers close a kept connection: no race for the last request
 )
@@ -43,14 +41,14 @@ def app_cluster(inbound: Inbound) -> Cluster:
     cluster.load_assignment.cluster_name = cluster.name
     address = cluster.load_assignment.endpoints.add().lb_endpoints.add().endpoint.address.socket_address
     address.address, address.port_value = inbound.app_address, inbound.app_port
-    _unlimited(cluster)
+    limit(cluster, ConnectionPool())
     _spoken_plainly(cluster, inbound.protocol)
     return cluster
 
 
 def upstream_cluster(outbound: Outbound, trust_domain: str) -> Cluster:
     """mTLS to the sidecars of an upstream; HTTP travels as HTTP/2 whatever the apps speak."""
-    cluster = _eds_cluster(upstream_name(outbound))
+    cluster = _eds_cluster(upstream_name(outbound), outbound.traffic)
     alpn: tuple[str, ...] = ()
     if outbound.protocol in HTTP_PROTOCOLS:
         alpn = ("h2",)
@@ -60,6 +58,7 @@ def upstream_cluster(outbound: Outbound, trust_domain: str) -> Cluster:
         http2.override_stream_error_on_invalid_http_message.value = True  # one bad answer costs no other request
         http2.connection_keepalive.interval.FromSeconds(30)
         http2.connection_keepalive.timeout.FromSeconds(10)
+        pooled(options, outbound.traffic.connection_pool)
         pack(cluster.typed_extension_protocol_options[_HTTP_OPTIONS], options)
     connect_to(cluster.transport_socket, outbound.source, outbound.upstream, trust_domain, alpn)
     if outbound.plain_endpoints and not alpn:
@@ -77,7 +76,7 @@ def plain_name(outbound: Outbound) -> str:
 
 def plain_cluster(outbound: Outbound) -> Cluster:
     """Plain HTTP as the apps speak it. A cluster of its own: one cluster has one version of HTTP for all."""
-    cluster = _eds_cluster(plain_name(outbound))
+    cluster = _eds_cluster(plain_name(outbound), outbound.traffic)
     _spoken_plainly(cluster, outbound.protocol)
     return cluster
 
@@ -114,14 +113,13 @@ def _add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> LbEndpoi
     return added
 
 
-def _eds_cluster(name: str) -> Cluster:
-    cluster = Cluster(name=name, type=Cluster.EDS, lb_policy=Cluster.LEAST_REQUEST)
-    cluster.connect_timeout.FromSeconds(_CONNECT_SECONDS)
+def _eds_cluster(name: str, traffic: Traffic) -> Cluster:
+    cluster = Cluster(name=name, type=Cluster.EDS)
     from_ads(cluster.eds_cluster_config.eds_config)
     cluster.common_lb_config.healthy_panic_threshold.value = 0  # a failing instance is not called, even when all fail
     cluster.ignore_health_on_host_removal = True
     cluster.upstream_connection_options.tcp_keepalive.keepalive_time.value = 60
-    _unlimited(cluster)
+    shape(cluster, traffic)
     return cluster
 
 
@@ -138,16 +136,3 @@ def _spoken_plainly(cluster: Cluster, protocol: Protocol) -> None:
         http2.allow_connect = True
         http2.override_stream_error_on_invalid_http_message.value = True
     pack(cluster.typed_extension_protocol_options[_HTTP_OPTIONS], options)
-
-
-def _unlimited(cluster: Cluster) -> None:
-    limits = cluster.circuit_breakers.thresholds.add()
-    for name in ("max_connections", "max_pending_requests", "max_requests"):
-        getattr(limits, name).value = _NO_LIMIT
-    _retry_budget(limits)
-
-
-def _retry_budget(limits: CircuitBreakers.Thresholds) -> None:
-    """Retries are at most a fifth of the requests under way, so that a failure never becomes a storm."""
-    limits.retry_budget.budget_percent.value = 20
-    limits.retry_budget.min_retry_concurrency.value = 3

@@ -13,6 +13,7 @@ from meshagent.translate.clusters import plain_name, upstream_name
 from meshagent.translate.connection import outbound_manager, safe_retries
 from meshagent.translate.settings import Settings, from_ads, pack
 from meshagent.translate.tcp import tcp_forward
+from meshagent.translate.traffic import hash_policies
 
 
 def outbound_listener_name(outbound: Outbound) -> str:
@@ -57,6 +58,7 @@ def outbound_routes(outbound: Outbound) -> RouteConfiguration | None:
     _lead(route.route, outbound)
     route.route.timeout.SetInParent()  # 0: a caller's own timeout decides; streams live as long as they like
     safe_retries(route.route.retry_policy, 2, elsewhere=True)
+    hash_policies(route.route, outbound.traffic.load_balancer)
     return routes
 
 

@@ -17,6 +17,7 @@ class HttpApp:
         self.seen: list[str] = []
         self.connections = 0
         self.delay = 0.0
+        self.status = 200
         self._server = None
 
     async def __aenter__(self) -> HttpApp:
@@ -37,7 +38,8 @@ class HttpApp:
                     await asyncio.sleep(self.delay or SLOW_SECONDS)
                 answer = f"{self.name}\n{head}".encode("latin-1") + body
                 writer.write(
-                    b"HTTP/1.1 200 OK\r\nx-app: %s\r\ncontent-length: %d\r\n\r\n" % (self.name.encode(), len(answer))
+                    b"HTTP/1.1 %d Said\r\nx-app: %s\r\ncontent-length: %d\r\n\r\n"
+                    % (self.status, self.name.encode(), len(answer))
                     + answer
                 )
                 await writer.drain()

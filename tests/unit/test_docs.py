@@ -227,7 +227,7 @@ def test_every_decision_is_listed_and_has_its_parts():
 
 def test_examples_of_documents_in_the_guides_are_valid():
     policy_blocks = [block for block in _FENCE.findall(text("docs/policy.md")) if block.startswith("kind:")]
-    assert len(policy_blocks) == len(KINDS)
+    assert len(policy_blocks) >= len(KINDS)
     for block in policy_blocks:
         assert decode_documents(block, "docs/policy.md", KINDS).problems == ()
     services = [block for block in _FENCE.findall(text("docs/services.md")) if block.startswith("name:")]
