@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Never
 import structlog
 
 from meshagent.ca.base import Authority, obtain
-from meshagent.ca.rotation import Keep, Renew, backoff, next_step
+from meshagent.ca.rotation import LONGEST_WAIT, Keep, Renew, backoff, late, next_step, patience, spread, superseded
 from meshagent.errors import MeshError, NotFound
 from meshagent.model.identity import Svid, TrustBundle
 from meshagent.model.names import spiffe_id
@@ -43,9 +44,13 @@ class Identities:
         self._bundle = TrustBundle()
         self._at: dict[str, float] = {}  # where in the renewal window this SVID is renewed, drawn once for each
         self._failures: dict[str, tuple[int, datetime]] = {}  # attempts, not before
+        self._moves: dict[str, tuple[int, datetime]] = {}  # to the root that signs now: attempts, when the next is
         self._wake = asyncio.Event()
         self.svids: dict[str, Svid] = {}
         self.problems: dict[str, str] = {}
+        self.overdue: frozenset[str] = frozenset()  # unrenewed after 66 % of the life
+        self.renewals: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
 
     def want(self, services: Collection[str], trust_domain: str, bundle: TrustBundle) -> None:
         """Say whose SVIDs are needed, and which roots they must chain to."""
@@ -53,6 +58,9 @@ class Identities:
         if wanted == (self._wanted, self._trust_domain, self._bundle):
             return
         self._wanted, self._trust_domain, self._bundle = wanted
+        for each in (self._failures, self._moves, self.problems):
+            for gone in each.keys() - self._wanted:
+                del each[gone]
         self._load()
         self._wake.set()
 
@@ -71,17 +79,51 @@ class Identities:
         """Do what is due now. Returns the seconds until something may be due again."""
         due = self._clock() + timedelta(seconds=_LONGEST_SLEEP)
         for service in sorted(self._wanted):
-            at = self._at.setdefault(service, random.random())  # noqa: S311 - spreads load, hides nothing
-            decision = next_step(self._clock(), self.svids.get(service), self._bundle, self._trust_domain, at)
-            if isinstance(decision, Keep):
-                due = min(due, decision.until)
-                continue
-            attempts, not_before = self._failures.get(service, (0, self._clock()))
-            if self._clock() >= not_before and not await self._renew(service, decision.reason):
-                pause = backoff(attempts, random.random())  # noqa: S311
-                self._failures[service] = (attempts + 1, self._clock() + pause)
-            due = min(due, self._failures.get(service, (0, due))[1])
+            due = min(due, await self._tend(service))
+        self._tell_overdue()
         return max((due - self._clock()).total_seconds(), 0.01)
+
+    async def _tend(self, service: str) -> datetime:
+        """Renew one SVID if it is due and was not refused a moment ago. Returns when to look again."""
+        at = self._at.setdefault(service, random.random())  # noqa: S311 - spreads load, hides nothing
+        svid, now = self.svids.get(service), self._clock()
+        decision = next_step(now, svid, self._bundle, self._trust_domain, at, self._move(service, svid))
+        if isinstance(decision, Keep):
+            return decision.until
+        attempts, not_before = self._failures.get(service, (0, now))
+        if now < not_before <= now + LONGEST_WAIT:  # further off than any pause: the clock went back
+            return not_before
+        if await self._renew(service, decision.reason):
+            self._moved(service)
+            return self._clock()
+        self.refusals[service] += 1
+        pause = patience(self._clock(), svid, attempts, random.random())  # noqa: S311
+        self._failures[service] = (attempts + 1, self._clock() + pause)
+        return self._clock() + pause
+
+    def _move(self, service: str, svid: Svid | None) -> datetime | None:
+        """When this SVID goes over to the root that signs now; None where it leads to that one."""
+        if svid is None or not superseded(svid, self._bundle):
+            self._moves.pop(service, None)
+            return None
+        wait = spread(svid, random.random())  # noqa: S311
+        return self._moves.setdefault(service, (0, self._clock() + wait))[1]
+
+    def _moved(self, service: str) -> None:
+        """A CA that signs with the old root still is not asked for the new one all the time."""
+        svid = self.svids[service]
+        if service in self._moves and superseded(svid, self._bundle):
+            attempts = self._moves[service][0] + 1
+            pause = max(backoff(attempts, random.random()), (svid.expires_at - svid.not_before) / 10)  # noqa: S311
+            self._moves[service] = (attempts, self._clock() + pause)
+
+    def _tell_overdue(self) -> None:
+        now = self._clock()
+        found = {name for name in self._failures.keys() & self.svids.keys() if late(now, self.svids[name])}
+        for service in sorted(found - self.overdue):
+            ends, problem = self.svids[service].expires_at.isoformat(), self.problems.get(service, "")
+            _log.error("svid_overdue", service=service, expires_at=ends, problem=problem)
+        self.overdue = frozenset(found)
 
     async def _renew(self, service: str, reason: str) -> bool:
         from meshagent.ca.x509 import accept
@@ -102,6 +144,7 @@ class Identities:
             return False
         self._failures.pop(service, None)
         self.problems.pop(service, None)
+        self.renewals[service] += 1
         _log.info(
             "svid_renewed", spiffe_id=name, serial=svid.serial, expires_at=svid.expires_at.isoformat(), reason=reason
         )

@@ -105,7 +105,7 @@ def _encode(world: World, view: ProxyView) -> bytes:
         intentions=[_statement(stated) for _, stated in sorted(world.intentions.items())],
         services=[_statement(stated) for _, stated in sorted(world.services.items())],
         instances=[instance for _, found in sorted(world.instances.items()) for instance in found],
-        bundle=BundleRecord(roots={domain: list(pems) for domain, pems in world.bundle.roots}),
+        bundle=BundleRecord.of(world.bundle),
         cuts=cuts,
     )
     return snapshot.model_dump_json().encode()

@@ -19,7 +19,7 @@ from meshagent.store.base import Changes, Lease, Store
 
 _log = structlog.get_logger(__name__)
 _LONGEST_PAUSE = 2.0
-# Of a lease's life, so that it survives a renewal that fails, and tries after it. A lease that is forgotten is noticed by the watch below.
+# Of a lease's life, so that it survives a renewal that fails. A lease that is forgotten is noticed by the watch below.
 _RENEWED = (0.28, 0.36)
 
 

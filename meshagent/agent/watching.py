@@ -21,7 +21,7 @@ from meshagent.store.base import Changes, Store
 
 _log = structlog.get_logger(__name__)
 _LONGEST_PAUSE = 1.0
-_HEALTH_EVERY = (4.0, 6.0)
+_HEALTH_EVERY = (5.0, 8.0)
 _HEALTH_EVERY_WHILE_LOST = (1.0, 2.0)
 _LONGEST_START = timedelta(seconds=2)  # an agent that waited longer for its store has started during an outage
 
