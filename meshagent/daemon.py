@@ -9,13 +9,13 @@ import signal
 import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any, Never
 
 import structlog
 
 from meshagent import __version__
+from meshagent.agent.authorities import Authorities
 from meshagent.agent.converge import Converger
 from meshagent.agent.founding import found
 from meshagent.agent.health import HealthChecks
@@ -83,7 +83,8 @@ class Daemon:
         self._xds_socket = runtime / "xds.sock"
         self._last_good, self._cuts = _last_good(data / "snapshot.json")
         self._retired: asyncio.Queue[Place] = asyncio.Queue()
-        self._authority = cache(self._open_authority)
+        _check_ca(config)
+        self._authority = Authorities(self._open_authority)
         self._store_pause = _store_pause(config) if self._last_good else 0.0
         self.store = LazyStore(self._open_store)
         self._trust = load_signing(config).trust
@@ -143,6 +144,7 @@ class Daemon:
             for task in tasks:
                 task.cancel()
         await self.xds.stop(0.1)
+        await self._authority.close()
         await self.catalog.close()
         await self.store.close()
         _log.info("agent_stopped")
@@ -156,6 +158,7 @@ class Daemon:
             operations.watching.run_health(),
             operations.upstreams.run(),
             operations.identities.run(),
+            self._authority.run(),
             operations.membership.run(),
             operations.snapshots.run(),
             self.health.run(),
@@ -170,6 +173,7 @@ class Daemon:
     # --- what the parts tell each other
 
     def _world_changed(self, world: World) -> None:
+        self._authority.world_changed(world)
         self.operations.world_changed(world)
 
     def _identities_changed(self, svids: Any) -> None:
@@ -199,7 +203,7 @@ class Daemon:
         locals_ = self.roster.locals(self._last_good)
         view = resolve(self._last_good, self._host, locals_, None, _now())
         self.converger.remember(with_cuts(view, self._cuts))
-        self.operations.world_changed(self._last_good)
+        self._world_changed(self._last_good)
         _log.info("snapshot_restored", revision=self._last_good.revision)
 
     def _load_definitions(self) -> None:
@@ -243,6 +247,8 @@ class Daemon:
     async def _found(self) -> None:
         if self._trust:  # what an agent puts there itself it would not believe: `meshagent init` signs a new mesh
             return
+        if self._config.ca.provider == "authority":  # the authorities look after the mesh's roots, `init` made the mesh
+            return
         own = self._config.store.startswith("sqlite:")
         await found(self.store, self.keys, self._authority, own_store=own, last_good=self._last_good, clock=_now)
 
@@ -281,6 +287,14 @@ def _store_pause(config: AgentConfig) -> float:
         return 0.0
     chance = random.Random(config.host.name).random()  # noqa: S311 - spreads hosts out, the same host always alike
     return start_pause(time.clock_gettime(time.CLOCK_BOOTTIME), chance)
+
+
+def _check_ca(config: AgentConfig) -> None:
+    """Raises UsageProblem where an agent could not tell its authority from an impostor: it does not start."""
+    if config.ca.provider == "authority":
+        from meshagent.ca.authority import check_settings
+
+        check_settings(config.ca.provider_settings, config.data_dir)
 
 
 def _last_good(path: Path) -> tuple[World | None, Cuts]:

@@ -1,0 +1,80 @@
+"""The CAs that this agent has opened, one a trust domain: opened when first needed, tended while it runs, closed with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Never, Protocol, runtime_checkable
+
+import structlog
+
+from meshagent.ca.base import Authority
+from meshagent.errors import MeshError
+from meshagent.model.identity import TrustBundle
+from meshagent.model.world import World
+
+_log = structlog.get_logger(__name__)
+TEND_SECONDS = 30.0
+
+
+@runtime_checkable
+class Tended(Protocol):
+    """An authority that keeps credentials of its own."""
+
+    async def tend(self, bundle: TrustBundle) -> None:
+        """Renew what is due; `bundle` holds the roots that hosts believe now. Raises MeshError where a person must act."""
+
+
+class Authorities:
+    """Opens authorities with `open_one` and keeps them; called with a trust domain, it gives that one's."""
+
+    def __init__(self, open_one: Callable[[str], Authority]) -> None:
+        self._open_one = open_one
+        self._opened: dict[str, Authority] = {}
+        self._world: World | None = None
+        self._wake = asyncio.Event()
+        self.problem = ""
+
+    def __call__(self, trust_domain: str) -> Authority:
+        """The authority of the trust domain. Raises UsageProblem."""
+        if trust_domain not in self._opened:
+            self._opened[trust_domain] = self._open_one(trust_domain)
+        return self._opened[trust_domain]
+
+    def world_changed(self, world: World) -> None:
+        """The store has a new World; new roots are taken up at once."""
+        if self._world is None or (world.mesh.trust_domain, world.bundle) != (
+            self._world.mesh.trust_domain,
+            self._world.bundle,
+        ):
+            self._wake.set()
+        self._world = world
+
+    async def run(self) -> Never:
+        """Tend, for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(TEND_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            if self._world is not None:
+                await self._tend(self._world)
+
+    async def close(self) -> None:
+        """Let go of all."""
+        for authority in self._opened.values():
+            await authority.close()
+
+    async def _tend(self, world: World) -> None:
+        try:
+            authority = self(world.mesh.trust_domain)
+            if isinstance(authority, Tended):
+                await authority.tend(world.bundle)
+            problem = ""
+        except MeshError as error:
+            problem = f"{error}: {error.next_step}"
+        if problem and problem != self.problem:
+            _log.warning("authority_not_tended", problem=problem)
+        self.problem = problem
