@@ -17,7 +17,7 @@ from tests.system.crowd import SIZE
 from tests.system.shop import shop, two_hosts
 
 PROCESSES = 2
-# Requests in the worst second. All hosts share one agent of Consul here, where in life each has its own; and Consul answers
+# Requests a second, in the worst two seconds. All hosts share one agent of Consul here, where in life each has its own; and Consul answers
 # each of their blocking queries when any instance of the service comes, so what 100 starts cost it is several times as much.
 BARS = {"etcd": 200, "consul": 800}
 
@@ -74,8 +74,8 @@ async def test_fault_r38_a_hundred_agents_that_boot_together_are_ready_in_30_s_a
             print(f"{kind}: two agents with Envoy after {time.monotonic() - began:.1f} s", end=", ")
             async with asyncio.timeout(40):
                 ready = await starting
-            most, asked = way.most(since=began), len([each for each in way.times if each >= began])
-            print(f"all after {max(ready) - began:.1f} s, {asked} requests, at most {most} a second")
+            most, asked = way.most(2.0, since=began) / 2, len([each for each in way.times if each >= began])
+            print(f"all after {max(ready) - began:.1f} s, {asked} requests, at most {most:.0f} a second")
             assert len(ready) == SIZE and max(ready) - began < 30.0
             assert most < BARS[kind]
             await it.mesh.applied(await it.mesh.intend("payments", web="allow", orders="deny", batch="allow"))
