@@ -12,7 +12,7 @@ from typing import Never
 
 import structlog
 
-from meshagent.ca.base import Authority, obtain
+from meshagent.ca.base import Announcing, Authority, KeyMaker, obtain
 from meshagent.ca.rotation import LONGEST_WAIT, Keep, Renew, backoff, late, next_step, patience, spread, superseded
 from meshagent.errors import MeshError, NotFound
 from meshagent.model.identity import Svid, TrustBundle
@@ -21,6 +21,8 @@ from meshagent.private import read_private, write_private
 
 _log = structlog.get_logger(__name__)
 _LONGEST_SLEEP = 60.0
+_PAUSE = 0.1  # seconds between two things that an authority announces
+_ALMOST_OVER = 0.9  # of a life: an authority that makes the keys has its own moment for renewing, up to here
 
 
 class Identities:
@@ -45,7 +47,10 @@ class Identities:
         self._at: dict[str, float] = {}  # where in the renewal window this SVID is renewed, drawn once for each
         self._failures: dict[str, tuple[int, datetime]] = {}  # attempts, not before
         self._moves: dict[str, tuple[int, datetime]] = {}  # to the root that signs now: attempts, when the next is
+        self._rests: dict[str, datetime] = {}  # until when an authority that makes the keys is not asked again
+        self._fresh: set[str] = set()  # of which the authority said that it has a new certificate
         self._wake = asyncio.Event()
+        self._known = asyncio.Event()  # set when the trust domain is
         self.svids: dict[str, Svid] = {}
         self.problems: dict[str, str] = {}
         self.overdue: frozenset[str] = frozenset()  # unrenewed after 66 % of the life
@@ -62,10 +67,16 @@ class Identities:
             for gone in each.keys() - self._wanted:
                 del each[gone]
         self._load()
+        self._known.set()
         self._wake.set()
 
     async def run(self) -> Never:
         """Issue and renew, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow())
+            await self._renew_in_time()
+
+    async def _renew_in_time(self) -> Never:
         while True:
             self._wake.clear()
             pause = await self._step()
@@ -74,6 +85,25 @@ class Identities:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    async def _follow(self) -> None:
+        """Take up at once what the authority announces, where it does so."""
+        await self._known.wait()
+        while True:
+            try:
+                authority = self._authority(self._trust_domain)
+                if not isinstance(authority, Announcing):
+                    return
+                names = await authority.changed()
+            except MeshError:  # whoever asks for a certificate meets the same and says so
+                await asyncio.sleep(_LONGEST_SLEEP)
+                continue
+            fresh = {service for service in self._wanted if spiffe_id(self._trust_domain, service) in names}
+            self._fresh |= fresh
+            for service in fresh:
+                self._failures.pop(service, None)
+            self._wake.set()
+            await asyncio.sleep(_PAUSE)
 
     async def _step(self) -> float:
         """Do what is due now. Returns the seconds until something may be due again."""
@@ -88,6 +118,10 @@ class Identities:
         at = self._at.setdefault(service, random.random())  # noqa: S311 - spreads load, hides nothing
         svid, now = self.svids.get(service), self._clock()
         decision = next_step(now, svid, self._bundle, self._trust_domain, at, self._move(service, svid))
+        if service in self._fresh:
+            decision = Renew("the CA has a new one")
+        elif now < self._rests.get(service, now) <= now + LONGEST_WAIT:
+            return self._rests[service]
         if isinstance(decision, Keep):
             return decision.until
         attempts, not_before = self._failures.get(service, (0, now))
@@ -130,18 +164,24 @@ class Identities:
 
         name = spiffe_id(self._trust_domain, service)
         try:
-            issued = await obtain(self._authority(self._trust_domain), name, self._ttl)
+            authority = self._authority(self._trust_domain)
+            issued = await obtain(authority, name, self._ttl)
             chain, key = issued.chain_pem, issued.key_pem
             svid = accept(chain, key, name, self._bundle, self._trust_domain, self._clock(), self._ttl)
+            if isinstance(authority, KeyMaker) and self._has(service, svid):
+                return self._wait_for_key_maker(service, svid)
             write_private(self._file(service), svid.key_pem + svid.chain_pem)
         except MeshError as error:
             self.problems[service] = str(error)
             _log.warning("svid_not_renewed", service=service, reason=reason, problem=str(error), code=error.code)
             return False
         at = self._at[service] = random.random()  # noqa: S311
-        if isinstance(next_step(self._clock(), svid, self._bundle, self._trust_domain, at), Renew):
+        step = next_step(self._clock(), svid, self._bundle, self._trust_domain, at)
+        if isinstance(step, Renew) and not isinstance(authority, KeyMaker):
             self.problems[service] = "the CA's answer is due for renewal already"
             return False
+        self._fresh.discard(service)
+        self._rests.pop(service, None)
         self._failures.pop(service, None)
         self.problems.pop(service, None)
         self.renewals[service] += 1
@@ -149,6 +189,22 @@ class Identities:
             "svid_renewed", spiffe_id=name, serial=svid.serial, expires_at=svid.expires_at.isoformat(), reason=reason
         )
         self._keep(service, svid)
+        return True
+
+    def _has(self, service: str, svid: Svid) -> bool:
+        held = self.svids.get(service)
+        return held is not None and held.chain_pem == svid.chain_pem
+
+    def _wait_for_key_maker(self, service: str, svid: Svid) -> bool:
+        """It renews when it sees fit: nothing is wrong with the old one until it is almost over."""
+        now = self._clock()
+        self._fresh.discard(service)
+        self._failures.pop(service, None)
+        self._rests[service] = now + LONGEST_WAIT
+        self.problems.pop(service, None)
+        if now >= svid.not_before + (svid.expires_at - svid.not_before) * _ALMOST_OVER:
+            self.problems[service] = f"the CA has not renewed what ends at {svid.expires_at:%Y-%m-%dT%H:%M:%SZ}"
+            _log.warning("svid_not_renewed", service=service, reason="almost over", problem=self.problems[service])
         return True
 
     def _keep(self, service: str, svid: Svid) -> None:

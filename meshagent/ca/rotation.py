@@ -16,6 +16,9 @@ from meshagent.model.identity import Svid, TrustBundle
 
 EARLIEST, LATEST = 0.50, 0.66  # parts of a certificate's life
 SHORTEST_WAIT, LONGEST_WAIT = timedelta(seconds=1), timedelta(seconds=60)
+LONGEST_WAIT_WITHOUT = timedelta(seconds=10)  # between tries while there is no good certificate
+MOVED_WITHIN = timedelta(seconds=30)  # to another root: as Consul spreads it
+_CLOCK_BEHIND = timedelta(seconds=90)  # more than any CA of ours backdates and than `accept` allows for
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -33,21 +36,56 @@ class Renew:
     reason: str
 
 
-def next_step(now: datetime, svid: Svid | None, bundle: TrustBundle, trust_domain: str, at: float) -> Keep | Renew:
+def next_step(
+    now: datetime, svid: Svid | None, bundle: TrustBundle, trust_domain: str, at: float, move: datetime | None = None
+) -> Keep | Renew:
     """Whether to keep this SVID or to renew it.
 
     `at` (0 to 1) places the renewal between 50 and 66 % of the life; it is drawn once for each certificate. A root that
-    the bundle no longer holds means renewal at once. Ask again at least every quarter of a life and no SVID ends
-    unrenewed while its CA answers.
+    the bundle no longer holds means renewal at once, and so does a clock that went back before the SVID's beginning.
+    `move` is when to go over to the root that signs now (`spread`), where that is another one. Ask again at least every
+    quarter of a life and no SVID ends unrenewed while its CA answers.
     """
     if svid is None:
         return Renew("there is none yet")
     if now >= svid.expires_at:
         return Renew("it has ended")
+    if now + _CLOCK_BEHIND < svid.not_before:
+        return Renew("it has not begun: the clock went back")
     if svid.root_digest not in root_digests(bundle, trust_domain):
         return Renew("its root is no longer trusted")
     due = svid.not_before + (svid.expires_at - svid.not_before) * (EARLIEST + (LATEST - EARLIEST) * at)
-    return Keep(until=due) if now < due else Renew("half of its life is over")
+    if now >= due:
+        return Renew("half of its life is over")
+    if move is not None and superseded(svid, bundle):
+        return Renew("another root signs now") if now >= move else Keep(until=min(due, move))
+    return Keep(until=due)
+
+
+def superseded(svid: Svid, bundle: TrustBundle) -> bool:
+    """Whether other roots sign now than the one that this SVID leads to."""
+    return bool(bundle.active) and svid.root_digest not in bundle.active
+
+
+def spread(svid: Svid, random: float) -> timedelta:
+    """How long to wait before going over to another root: within 30 s or a quarter of the life, by `random` (0 to 1)."""
+    return min(MOVED_WITHIN, (svid.expires_at - svid.not_before) / 4) * random
+
+
+def late(now: datetime, svid: Svid) -> bool:
+    """Whether more than 66 % of its life are over: by then it should have been renewed."""
+    return now >= svid.not_before + (svid.expires_at - svid.not_before) * LATEST
+
+
+def patience(now: datetime, svid: Svid | None, attempt: int, random: float) -> timedelta:
+    """How long to wait after failure number `attempt` of renewing this SVID: `backoff`, but not far past its end.
+
+    Without a good one there are at most 10 s between tries: new connections fail until one succeeds (fault R14).
+    """
+    wait = backoff(attempt, random)
+    without = SHORTEST_WAIT + (LONGEST_WAIT_WITHOUT - SHORTEST_WAIT) * random
+    left = svid.expires_at - now if svid and svid.not_before <= now + _CLOCK_BEHIND else timedelta(0)
+    return min(wait, max(left, timedelta(0)) + without)
 
 
 def root_digests(bundle: TrustBundle, trust_domain: str) -> frozenset[str]:

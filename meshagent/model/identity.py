@@ -9,9 +9,13 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class TrustBundle:
-    """The roots that peers are checked against, by trust domain: PEM certificates, in a stable order."""
+    """The roots that peers are checked against, by trust domain: PEM certificates, in a stable order.
+
+    `active`: hex SHA-256 (of the DER) of those that sign now, where somebody said so; empty: any of them may.
+    """
 
     roots: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    active: tuple[str, ...] = ()
 
     def of(self, trust_domain: str) -> tuple[str, ...]:
         """The PEM roots of one trust domain; empty when it is unknown."""
@@ -22,7 +26,7 @@ class TrustBundle:
         return "".join(pem if pem.endswith("\n") else pem + "\n" for pem in self.of(trust_domain)).encode()
 
     def digest(self) -> str:
-        """16 hex digits that name this content; hosts report it so that a rotation knows who has what."""
+        """16 hex digits that name the roots; hosts report it so that a rotation knows who has what."""
         return hashlib.blake2b(repr(self.roots).encode(), digest_size=8).hexdigest()
 
 

@@ -21,7 +21,8 @@ from meshagent.model.world import Origin
 Version = Literal[1]
 Record = TypeVar("Record", bound=Model)
 # What only signed policy has is left out where it is not: an unsigned mesh's records are as they always were.
-_ONLY_SIGNED = ("signature", "index", "signed_at")
+# So is what only a rotation of roots leaves behind.
+_OPTIONAL = ("signature", "index", "signed_at", "active", "retired")
 
 
 class UnreadableRecord(ValueError):
@@ -54,7 +55,7 @@ class Signed(Model):
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
-        return {name: value for name, value in data.items() if value or name not in _ONLY_SIGNED}
+        return {name: value for name, value in data.items() if value or name not in _OPTIONAL}
 
 
 class Revised(Signed):
@@ -108,15 +109,27 @@ class IndexRecord(Indexed):
 
 
 class BundleRecord(Signed):
-    """The trust bundle: PEM roots by trust domain. `signed_at` is the policy revision in which it was signed."""
+    """The trust bundle: PEM roots by trust domain. `signed_at` is the policy revision in which it was signed.
+
+    `active` and `retired` are hex SHA-256 of roots (DER): those that sign now, and those that no agent may put back.
+    """
 
     v: Version = 1
     roots: dict[TrustDomain, list[str]]
+    active: list[str] = []
+    retired: list[str] = []
     signed_at: int = Field(default=0, ge=0)
 
     def bundle(self) -> TrustBundle:
         """The model's value."""
-        return TrustBundle(tuple((domain, tuple(pems)) for domain, pems in sorted(self.roots.items())))
+        return TrustBundle(
+            tuple((domain, tuple(pems)) for domain, pems in sorted(self.roots.items())), tuple(sorted(self.active))
+        )
+
+    @classmethod
+    def of(cls, bundle: TrustBundle) -> BundleRecord:
+        """The record's value."""
+        return cls(roots={domain: list(pems) for domain, pems in bundle.roots}, active=list(bundle.active))
 
 
 class InstanceRecord(Instance):
@@ -126,7 +139,11 @@ class InstanceRecord(Instance):
 
 
 class ReportRecord(Model):
-    """What a host says of itself. `revision` is the policy revision that its proxy has applied."""
+    """What a host says of itself.
+
+    `revision` is the policy revision, `bundle` the digest of the trust bundle, that its proxy has applied; `roots` says
+    of each service the root (hex SHA-256) that the certificate which its proxy has applied leads to.
+    """
 
     v: Version = 1
     host: ServiceName
@@ -138,6 +155,7 @@ class ReportRecord(Model):
     rejected: dict[str, str] = {}
     problems: list[str] = []
     svids: dict[str, datetime] = {}
+    roots: dict[str, str] = {}
     bundle: str = ""
     at: datetime
 

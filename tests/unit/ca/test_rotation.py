@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshagent.ca.rotation import Keep, Renew, backoff, next_step, root_digests
+from meshagent.ca.rotation import Keep, Renew, backoff, late, next_step, patience, root_digests, spread, superseded
 from meshagent.model.identity import Svid, TrustBundle
 from tests.unit.ca.lying_ca import DOMAIN, ROOT, Order, judge, root_ca, trusting
 
@@ -56,8 +56,55 @@ def test_a_root_of_another_trust_domain_does_not_count() -> None:
     assert step(LIFE * 0, held=svid(root=OTHER_DIGEST)) == Renew("its root is no longer trusted")
 
 
-def test_a_clock_that_jumps_back_causes_no_renewals() -> None:
-    assert step(timedelta(hours=-1)) == Keep(NOW + LIFE / 2)
+def test_a_clock_that_goes_back_by_seconds_causes_no_renewal() -> None:
+    assert step(timedelta(seconds=-90)) == Keep(NOW + LIFE / 2)
+
+
+def test_a_clock_that_goes_back_before_the_beginning_causes_one() -> None:
+    assert step(timedelta(hours=-1)) == Renew("it has not begun: the clock went back")
+    begun_by_then = svid(NOW - timedelta(hours=1))
+    assert step(timedelta(hours=-1), held=begun_by_then) == Keep(NOW - LIFE / 2)
+
+
+ACTIVE = TrustBundle(BUNDLE.roots, active=("another",))
+
+
+def test_an_svid_of_a_root_that_no_longer_signs_goes_over_at_its_moment_and_not_before() -> None:
+    held = svid()
+    move = NOW + timedelta(seconds=20)
+    assert superseded(held, ACTIVE) and not superseded(held, BUNDLE)
+    assert not superseded(held, TrustBundle(BUNDLE.roots, active=("another", DIGEST)))
+    assert next_step(NOW, held, ACTIVE, DOMAIN, 0.0, move) == Keep(move)
+    assert next_step(move, held, ACTIVE, DOMAIN, 0.0, move) == Renew("another root signs now")
+    assert next_step(move, held, BUNDLE, DOMAIN, 0.0, move) == Keep(NOW + LIFE / 2)
+
+
+def test_going_over_is_spread_over_thirty_seconds_or_a_quarter_of_a_short_life() -> None:
+    assert spread(svid(), 0.0) == timedelta(0)
+    assert spread(svid(), 1.0) == timedelta(seconds=30)
+    assert spread(svid(life=timedelta(seconds=20)), 1.0) == timedelta(seconds=5)
+
+
+def test_it_is_late_when_66_percent_of_the_life_are_over() -> None:
+    assert not late(NOW + LIFE * 0.65, svid())
+    assert late(NOW + LIFE * 0.66, svid())
+
+
+@given(
+    st.integers(min_value=0, max_value=5000),
+    st.floats(min_value=0, max_value=1),
+    st.integers(min_value=-86400, max_value=86400),
+)
+def test_after_a_failure_the_wait_is_a_second_at_least_and_ten_at_most_past_the_end(
+    attempt: int, random: float, second: int
+) -> None:
+    now = NOW + timedelta(seconds=second)
+    wait = patience(now, svid(), attempt, random)
+    assert timedelta(seconds=1) <= wait <= timedelta(seconds=60)
+    if now >= NOW + LIFE or second < -90:
+        assert wait <= timedelta(seconds=10)
+    else:
+        assert now + wait <= NOW + LIFE + timedelta(seconds=10)
 
 
 def test_a_clock_that_jumps_far_ahead_causes_one_renewal() -> None:
