@@ -48,18 +48,23 @@ def next_step(
     """
     if svid is None:
         return Renew("there is none yet")
-    if now >= svid.expires_at:
-        return Renew("it has ended")
-    if now + _CLOCK_BEHIND < svid.not_before:
-        return Renew("it has not begun: the clock went back")
-    if svid.root_digest not in root_digests(bundle, trust_domain):
-        return Renew("its root is no longer trusted")
+    if problem := _useless(now, svid, bundle, trust_domain):
+        return Renew(problem)
     due = svid.not_before + (svid.expires_at - svid.not_before) * (EARLIEST + (LATEST - EARLIEST) * at)
     if now >= due:
         return Renew("half of its life is over")
     if move is not None and superseded(svid, bundle):
         return Renew("another root signs now") if now >= move else Keep(until=min(due, move))
     return Keep(until=due)
+
+
+def _useless(now: datetime, svid: Svid, bundle: TrustBundle, trust_domain: str) -> str:
+    """Why no peer takes it now, or ""."""
+    if now >= svid.expires_at:
+        return "it has ended"
+    if now + _CLOCK_BEHIND < svid.not_before:
+        return "it has not begun: the clock went back"
+    return "" if svid.root_digest in root_digests(bundle, trust_domain) else "its root is no longer trusted"
 
 
 def superseded(svid: Svid, bundle: TrustBundle) -> bool:

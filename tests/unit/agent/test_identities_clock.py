@@ -60,7 +60,7 @@ async def test_fault_r22_a_small_step_of_the_clock_renews_nothing(tmp_path, auth
     assert counted.calls == 0
 
 
-@pytest.mark.parametrize"jump", [HOUR, -HOUR, timedelta(days=100)])
+@pytest.mark.parametrize("jump", [HOUR, -HOUR, timedelta(days=100)])
 async def test_fault_r22_a_jump_while_the_ca_is_away_is_told_and_asks_no_more_than_once_a_second(
     tmp_path, authority, clock, jump
 ):
