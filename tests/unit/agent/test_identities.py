@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from meshagent.agent.identities import Identities
+from meshagent.ca.base import Issued
 from meshagent.ca.builtin import open_builtin
+from meshagent.ca.x509 import new_key_and_csr
 from meshagent.errors import AuthorityUnavailable
 
 DOMAIN = "mesh.internal"
@@ -138,3 +140,82 @@ async def test_the_loop_sleeps_until_something_is_due(tmp_path, authority, clock
             await asyncio.sleep(0.01)
     running.cancel()
     assert await held._step() > 10
+
+
+class Files:
+    """Hands out keys with certificates, the same ones until it is told to have new ones, and then it says so."""
+
+    def __init__(self, authority):
+        self._authority, self._issued, self._news = authority, None, asyncio.Event()
+        self.asked = 0
+
+    async def issue(self, spiffe_id, ttl):
+        self.asked += 1
+        if self._issued is None:
+            key_pem, csr_pem = new_key_and_csr(spiffe_id)
+            self._issued = Issued(key_pem, await self._authority.sign(csr_pem, spiffe_id, ttl))
+        return self._issued
+
+    async def changed(self):
+        await self._news.wait()
+        self._news.clear()
+        return frozenset({f"spiffe://{DOMAIN}/svc/web"})
+
+    def swap(self):
+        self._issued = None
+        self._news.set()
+
+    async def bundle(self):
+        return await self._authority.bundle()
+
+    async def check(self):
+        return await self._authority.check()
+
+    async def close(self):
+        await self._authority.close()
+
+
+async def test_what_the_authority_announces_is_taken_up_at_once(tmp_path, authority, clock):
+    files = Files(authority)
+    held = identities(tmp_path, files, clock)
+    held.want({"web"}, DOMAIN, await authority.bundle())
+    running = asyncio.create_task(held.run())
+    async with asyncio.timeout(5):
+        while "web" not in held.svids:
+            await asyncio.sleep(0.01)
+        first = held.svids["web"].serial
+        files.swap()
+        while held.svids["web"].serial == first:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    assert files.asked == 2 and not held.problems
+
+
+async def test_who_makes_the_keys_may_renew_late_and_is_only_reported_when_the_life_is_almost_over(
+    tmp_path, authority, clock
+):
+    files = Files(authority)
+    held = identities(tmp_path, files, clock)
+    held.want({"web"}, DOMAIN, await authority.bundle())
+    await held._step()
+    clock.now += timedelta(minutes=48)
+    for _ in range(10):
+        await held._step()
+    assert files.asked == 2 and not held.problems
+    clock.now += timedelta(minutes=8)
+    await held._step()
+    assert "has not renewed" in held.problems["web"]
+    files.swap()
+    clock.now += timedelta(minutes=2)
+    await held._step()
+    assert not held.problems and held.svids["web"].expires_at > clock.now + timedelta(minutes=50)
+
+
+async def test_a_pair_that_is_past_half_of_its_life_is_used_when_it_is_the_only_one(tmp_path, authority, clock):
+    files = Files(authority)
+    await files.issue(f"spiffe://{DOMAIN}/svc/web", HOUR)
+    clock.now += timedelta(minutes=45)
+    held = identities(tmp_path, files, clock)
+    held.want({"web"}, DOMAIN, await authority.bundle())
+    await held._step()
+    assert "web" in held.svids and not held.problems
