@@ -23,10 +23,10 @@ _SYSTEMCTL_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What runs now. `pid` is 0 where systemd has it in hand."""
+    """What runs now, in words. `process` is None where systemd has it in hand, or it ran before."""
 
     words: str
-    pid: int = 0
+    process: subprocess.Popen[bytes] | None = None
 
 
 def start_daemon(
@@ -44,8 +44,8 @@ def start_daemon(
         _wait(name, answers, lambda: "", f"journalctl -u {unit}")
         return Started(f"{name} runs as {unit}; stop it: systemctl stop {unit}")
     process = _detached(arguments, log)
-    _wait(name, answers, lambda: _end_of(process, log), f"see {log}")
-    return Started(f"{name} runs (pid {process.pid}, log {log}); stop it: kill {process.pid}", process.pid)
+    _wait(name, answers, lambda: _end_of(process, log), f"see {log}; it is process {process.pid}")
+    return Started(f"{name} runs (pid {process.pid}, log {log}); stop it: kill {process.pid}", process)
 
 
 def unix_socket_answers(path: Path) -> bool:
@@ -73,7 +73,6 @@ def _detached(arguments: tuple[str, ...], log: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            cwd="/",
             env={name: value for name, value in os.environ.items() if not name.startswith("MESHAGENT_STORE")},
             start_new_session=True,
         )
