@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -73,8 +73,8 @@ async def read_documents(
     """
     snapshot = await store.read(keys.config)
     manifest = read_manifest(snapshot, keys, trust or Trust())
-    documents, problems = _documents(snapshot, keys, manifest, trust or Trust())
-    return manifest.revision, documents, problems
+    found = _Documents(snapshot, keys, manifest, trust or Trust())
+    return manifest.revision, found.read(), found.problems()
 
 
 async def change(store: Store, keys: Keys, edit: Edit, author: Author, signing: Signing = UNSIGNED) -> Applied:
@@ -102,7 +102,7 @@ async def _once(store: Store, keys: Keys, edit: Edit, author: Author, signing: S
     manifest = read_manifest(snapshot, keys, signing.trust)
     require_signer(signing, manifest)
     await unstage(store, keys, snapshot, manifest, signing)
-    documents, _ = _documents(snapshot, keys, manifest, signing.trust)
+    documents = _Documents(snapshot, keys, manifest, signing.trust)
     edits = {name: new for name, new in edit(documents).items() if not _same(documents.get(name), new)}
     if not edits:
         return Applied(manifest.revision)
@@ -214,25 +214,54 @@ def require_signer(signing: Signing, manifest: Manifest | None = None) -> None:
         )
 
 
-def _documents(snapshot: Snapshot, keys: Keys, manifest: Manifest, trust: Trust) -> tuple[Documents, Mapping[str, str]]:
-    values = {key: entry.value for key, entry in snapshot.entries.items()}
-    proof = Proof(keys, trust)
-    proof.follow(manifest)
-    documents: dict[Name, Stated[Document]] = {}
-    problems: dict[str, str] = dict(proof.hidden(values))
-    for key, value in values.items():
-        if not (name := keys.parse_document(key)):
-            continue
+class _Documents(Mapping[Name, Stated[Document]]):
+    """The documents of a snapshot that count, each of them decoded when it is asked for: an edit needs few of many."""
+
+    def __init__(self, snapshot: Snapshot, keys: Keys, manifest: Manifest, trust: Trust) -> None:
+        self._values = {key: entry.value for key, entry in snapshot.entries.items()}
+        self._keys = keys
+        self._revision = manifest.revision
+        self._proof = Proof(keys, trust)
+        self._proof.follow(manifest)
+        self._places = {name: key for key in self._values if (name := keys.parse_document(key))}
+        self._decoded: dict[Name, Stated[Document] | None] = {}
+        self._unusable: dict[str, str] = {}
+
+    def __getitem__(self, name: Name) -> Stated[Document]:
+        if name not in self._decoded:
+            self._decoded[name] = self._decode(name)
+        if (stated := self._decoded[name]) is None:
+            raise KeyError(name)
+        return stated
+
+    def __iter__(self) -> Iterator[Name]:
+        return (name for name in self._places if self.get(name) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def read(self) -> Documents:
+        """All of them, decoded."""
+        return dict(self.items())
+
+    def problems(self) -> Mapping[str, str]:
+        """What does not count, and why, by key. Decodes all."""
+        self.read()
+        return {**self._proof.hidden(self._values), **self._unusable}
+
+    def _decode(self, name: Name) -> Stated[Document] | None:
+        if (key := self._places.get(name)) is None:
+            return None
         try:
-            revised = decode(PolicyRecord, value).at(manifest.revision)
-            proof.document(key, revised, values)
+            revised = decode(PolicyRecord, self._values[key]).at(self._revision)
+            self._proof.document(key, revised, self._values)
             document = document_of(*name, revised) if revised else None
         except UnreadableRecord as error:
-            problems[key] = str(error)
-            continue
-        if document is not None and revised is not None:
-            documents[name] = Stated(document, {part: origin.origin() for part, origin in revised.origins.items()})
-    return documents, problems
+            self._unusable[key] = str(error)
+            return None
+        if document is None or revised is None:
+            return None
+        return Stated(document, {part: origin.origin() for part, origin in revised.origins.items()})
 
 
 class _Writer:
