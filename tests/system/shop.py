@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from contextlib import asynccontextmanager
@@ -11,6 +12,13 @@ from tests.system.apps import HttpApp, Load, get
 from tests.system.live import eventually, free_port, live_mesh
 
 RATE = 200
+# How much of the length that the table of faults says an outage has: 1 in `make soak`, 0 (a few seconds) otherwise.
+SOAK = float(os.environ.get("MESHAGENT_SOAK") or 0)
+
+
+def lasting(soak, otherwise):
+    """The length of an outage, in seconds or rounds."""
+    return max(type(otherwise)(soak * SOAK), otherwise)
 
 
 class Shop:

@@ -17,8 +17,8 @@ from tests.system.crowd import SIZE
 from tests.system.shop import shop, two_hosts
 
 PROCESSES = 2
-# Requests a second, in the worst two seconds. All hosts share one agent of Consul here, where in life each has its own; and Consul answers
-# each of their blocking queries when any instance of the service comes, so what 100 starts cost it is several times as much.
+# Requests a second, in the worst two seconds. All hosts share one agent of Consul here, where in life each has its own; and
+# Consul answers each blocking query of a service when any instance of it comes, so 100 starts cost it several times as much.
 BARS = {"etcd": 200, "consul": 800}
 
 

@@ -17,10 +17,9 @@ from meshagent.errors import StoreDenied
 from meshagent.store.base import Put
 from tests.system.apps import Load, get
 from tests.system.live import KEYS, eventually
-from tests.system.shop import RATE, shop, stop_all, two_hosts, until_status
+from tests.system.shop import RATE, lasting, shop, stop_all, two_hosts, until_status
 
-SOAK = bool(os.environ.get("MESHAGENT_SOAK"))
-STOPPED_SECONDS = 60 if SOAK else 5
+STOPPED_SECONDS = lasting(60, 5)
 pytestmark = [pytest.mark.timeout(300)]
 PAYMENTS = KEYS.document("intention", "payments")
 SETTINGS = KEYS.document("service", "payments")
