@@ -8,10 +8,6 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from meshagent.ca.audit import AuditLine, write_audit
 from meshagent.ca.base import AuthorityHealth
 from meshagent.ca.issuance import (
@@ -21,25 +17,18 @@ from meshagent.ca.issuance import (
     check_identity,
     granted_ttl,
     issue,
-    new_root,
     public_key_of,
     to_pem,
     trust_domain_of,
 )
-from meshagent.ca.x509 import UNREADABLE, key_der, key_to_pem
-from meshagent.errors import (
-    AuthorityUnavailable,
-    CertificateRefused,
-    DataDirUnusable,
-    NotFound,
-    UnsafeFile,
-    UsageProblem,
-)
+from meshagent.ca.root_files import ROOT_FILE, create_root, load_root
+from meshagent.ca.x509 import key_der
+from meshagent.errors import AuthorityUnavailable, CertificateRefused, DataDirUnusable, UnsafeFile, UsageProblem
 from meshagent.model.identity import TrustBundle
 from meshagent.model.names import format_duration, parse_duration
-from meshagent.private import append_private, locked, private_dir, read_private, write_private
+from meshagent.private import append_private, private_dir
 
-KEY_FILE, ROOT_FILE, AUDIT_FILE, LOCK_FILE = "root.key", "root.pem", "audit.jsonl", "lock"
+AUDIT_FILE = "audit.jsonl"
 SETTINGS = frozenset({"path", "max_ttl"})
 WARN_BEFORE_END = timedelta(days=30)
 
@@ -47,12 +36,17 @@ Clock = Callable[[], datetime]
 
 
 class BuiltinAuthority:
-    """Signs with a root of its own. Every verdict leaves an audit line; without a line there is no signature."""
+    """Signs with a root of its own. Every verdict leaves an audit line; without a line there is no signature.
+
+    The directory is read again when the root in it changes, as a rotation makes it: all that share it go over at once.
+    """
 
     def __init__(self, path: Path, trust_domain: str, issuer: Issuer, *, clock: Clock, max_ttl: timedelta) -> None:
+        self._path = path
         self._audit_path = path / AUDIT_FILE
         self._trust_domain = trust_domain
         self._issuer = issuer
+        self._stamp: tuple[int, ...] = ()  # of the file that the issuer was read from; looked at before the first use
         self._clock = clock
         self._max_ttl = max_ttl
 
@@ -61,8 +55,9 @@ class BuiltinAuthority:
         return await asyncio.to_thread(self._sign, csr_pem, spiffe_id, ttl)
 
     async def bundle(self) -> TrustBundle:
-        """The one root."""
-        return TrustBundle(((self._trust_domain, (to_pem(self._issuer.certificate).decode(),)),))
+        """The one root that signs."""
+        issuer = await asyncio.to_thread(self._current)
+        return TrustBundle(((self._trust_domain, (to_pem(issuer.certificate).decode(),)),))
 
     async def check(self) -> AuthorityHealth:
         """Not ok when the audit log cannot be written or the root has ended or is about to."""
@@ -79,12 +74,13 @@ class BuiltinAuthority:
             key = public_key_of(csr_pem)
             key_hash = hashlib.sha256(key_der(key)).hexdigest()
             check_identity(identity, self._trust_domain)
-            granted = granted_ttl(ttl, self._max_ttl, now, self._issuer.certificate.not_valid_after_utc)
+            issuer = self._current()
+            granted = granted_ttl(ttl, self._max_ttl, now, issuer.certificate.not_valid_after_utc)
         except (CertificateRefused, AuthorityUnavailable) as refusal:
             reason = refusal.message
             self._audit(AuditLine(when=now, spiffe_id=identity, verdict="refused", key_sha256=key_hash, reason=reason))
             raise
-        certificate = issue(key, identity, granted, self._issuer, now)
+        certificate = issue(key, identity, granted, issuer, now)
         self._audit(
             AuditLine(
                 when=now,
@@ -96,6 +92,23 @@ class BuiltinAuthority:
             )
         )
         return to_pem(certificate)
+
+    def _current(self) -> Issuer:
+        """The root as it is on disk now. Raises AuthorityUnavailable."""
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return self._issuer
+        try:
+            issuer = load_root(self._path)
+        except (DataDirUnusable, UnsafeFile) as error:
+            raise AuthorityUnavailable(f"the CA's root cannot be read: {error}", next_step=error.next_step) from error
+        if issuer is None or trust_domain_of(issuer.certificate) != self._trust_domain:
+            raise AuthorityUnavailable(
+                f"the CA in {self._path} has no root of {self._trust_domain} any more",
+                next_step=f"put back {ROOT_FILE} and its key",
+            )
+        self._issuer, self._stamp = issuer, stamp
+        return issuer
 
     def _audit(self, line: AuditLine) -> None:
         try:
@@ -131,7 +144,7 @@ def open_builtin(path: Path, trust_domain: str, *, clock: Clock, max_ttl: timede
             next_step=f"set more than 0 and at most {format_duration(LONGEST_TTL)}",
         )
     private_dir(path)
-    issuer = _load(path) or _create(path, trust_domain, clock)
+    issuer = load_root(path) or create_root(path, trust_domain, clock())
     if (owner := trust_domain_of(issuer.certificate)) != trust_domain:
         raise UsageProblem(
             f"the CA in {path} is for the trust domain {owner or '(none)'}, not {trust_domain}",
@@ -159,53 +172,10 @@ def open_authority(
     return open_builtin(Path(path), trust_domain, clock=clock, max_ttl=max_ttl)
 
 
-def _load(path: Path) -> Issuer | None:
-    """The CA on disk; None when none was ever made to its end (the key is written first, the certificate last)."""
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes with the root's file; empty while there is none."""
     try:
-        certificate_pem = read_private(path / ROOT_FILE)
-    except NotFound:
-        return None
-    try:
-        certificate = x509.load_pem_x509_certificate(certificate_pem)
-        key = _load_key(path / KEY_FILE)
-    except NotFound as error:
-        raise _broken(path, f"{KEY_FILE} is missing") from error
-    except UNREADABLE as error:
-        raise _broken(path, f"{ROOT_FILE} cannot be read") from error
-    if key_der(key.public_key()) != key_der(certificate.public_key()):
-        raise _broken(path, f"{KEY_FILE} does not belong to {ROOT_FILE}")
-    return Issuer(certificate, key)
-
-
-def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Raises NotFound. The parser's own words are left out of the error: they are about a secret."""
-    try:
-        key = serialization.load_pem_private_key(read_private(path), password=None)
-    except (*UNREADABLE, TypeError):  # TypeError: it is encrypted
-        raise _broken(path.parent, f"{path.name} cannot be read") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise _broken(path.parent, f"{path.name} is not an ECDSA key")
-    return key
-
-
-def _create(path: Path, trust_domain: str, clock: Clock) -> Issuer:
-    with locked(path / LOCK_FILE):
-        if made_meanwhile := _load(path):
-            return made_meanwhile
-        try:
-            key = _load_key(
-                path / KEY_FILE
-            )  # a crash came between the two files; no certificate was ever signed with it
-        except NotFound:
-            key = ec.generate_private_key(ec.SECP256R1())
-            write_private(path / KEY_FILE, key_to_pem(key))
-        certificate = new_root(key, trust_domain, clock())
-        write_private(path / ROOT_FILE, to_pem(certificate))
-        return Issuer(certificate, key)
-
-
-def _broken(path: Path, what: str) -> AuthorityUnavailable:
-    return AuthorityUnavailable(
-        f"the CA in {path} is damaged: {what}",
-        next_step=f"restore {path} from a backup; a new root (rm {path}/root.*) means that every host must be given it",
-    )
+        found = (path / ROOT_FILE).stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size

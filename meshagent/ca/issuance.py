@@ -99,8 +99,10 @@ def issue(
     return builder.sign(issuer.key, hashes.SHA256())
 
 
-def new_root(key: ec.EllipticCurvePrivateKey, trust_domain: str, now: datetime) -> x509.Certificate:
-    """A self-signed root for one trust domain that may sign end entities only (path length 0)."""
+def new_root(
+    key: ec.EllipticCurvePrivateKey, trust_domain: str, now: datetime, path_length: int = 0
+) -> x509.Certificate:
+    """A self-signed root for one trust domain; of path length 0 it may sign end entities only, of 1 intermediates."""
     fingerprint = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     name = f"meshagent root {fingerprint.digest.hex()[:8]}"
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -113,7 +115,7 @@ def new_root(key: ec.EllipticCurvePrivateKey, trust_domain: str, now: datetime) 
         not_valid_after=now + ROOT_LIFE,
     )
     domain = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")])
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
     builder = builder.add_extension(domain, critical=False).add_extension(fingerprint, critical=False)
     return builder.sign(key, hashes.SHA256())
