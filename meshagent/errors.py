@@ -118,6 +118,12 @@ class SignatureRefused(MeshError):
     code = "E206"
 
 
+class RotationRefused(MeshError):
+    """The change of roots that was asked for does not fit the one that is under way, or its time has not come."""
+
+    code = "E207"
+
+
 class AgentUnreachable(MeshError):
     """No agent answers on the local socket."""
 

@@ -68,8 +68,8 @@ def _useless(now: datetime, svid: Svid, bundle: TrustBundle, trust_domain: str) 
 
 
 def superseded(svid: Svid, bundle: TrustBundle) -> bool:
-    """Whether other roots sign now than the one that this SVID leads to."""
-    return bool(bundle.active) and svid.root_digest not in bundle.active
+    """Whether another root signs now than the one that this SVID leads to."""
+    return svid.root_digest in bundle.leaving
 
 
 def spread(svid: Svid, random: float) -> timedelta:
@@ -95,8 +95,12 @@ def patience(now: datetime, svid: Svid | None, attempt: int, random: float) -> t
 
 def root_digests(bundle: TrustBundle, trust_domain: str) -> frozenset[str]:
     """Hex SHA-256 of every root (DER) that the bundle holds for this trust domain. What is not PEM is left out."""
-    bodies = [body for pem in bundle.of(trust_domain) for body in _CERTIFICATE.findall(pem)]
-    return frozenset(digest for digest in map(_digest, bodies) if digest)
+    return frozenset(digest for pem in bundle.of(trust_domain) for digest in digests_in(pem))
+
+
+def digests_in(pem: str) -> frozenset[str]:
+    """Hex SHA-256 of every certificate (DER) in a PEM text."""
+    return frozenset(digest for digest in map(_digest, _CERTIFICATE.findall(pem)) if digest)
 
 
 def backoff(attempt: int, random: float) -> timedelta:

@@ -11,11 +11,11 @@ from datetime import datetime
 class TrustBundle:
     """The roots that peers are checked against, by trust domain: PEM certificates, in a stable order.
 
-    `active`: hex SHA-256 (of the DER) of those that sign now, where somebody said so; empty: any of them may.
+    `leaving`: hex SHA-256 (of the DER) of those that nothing signs with any more.
     """
 
     roots: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    active: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
 
     def of(self, trust_domain: str) -> tuple[str, ...]:
         """The PEM roots of one trust domain; empty when it is unknown."""

@@ -128,10 +128,11 @@ async def write_change(
     history: HistoryRecord,
     signing: Signing,
     bundle: Put | None = None,
+    more: Sequence[Operation] = (),
 ) -> None:
     """Write the puts (of the next revision) so that they count all at once, with the manifest that makes them count.
 
-    `bundle` goes with the manifest: it has no state before. Raises Conflict when somebody else was quicker.
+    `bundle` goes with the manifest: it has no state before; so does `more`. Raises Conflict when somebody was quicker.
     """
     revision = now.revision + 1
     index = next_index(keys, now.index, [*puts, *([bundle] if bundle else [])], revision)
@@ -140,6 +141,7 @@ async def write_change(
         Put(keys.manifest, encode(manifest)),
         Put(keys.history(revision), encode(history)),
         *([bundle] if bundle else []),
+        *more,
     ]
     at = snapshot.entries[keys.manifest].revision
     if len(puts) + len(last) + 1 <= store.max_operations:

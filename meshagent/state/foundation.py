@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meshagent.ca.rotation import digests_in
 from meshagent.errors import Conflict
 from meshagent.model.identity import TrustBundle
 from meshagent.model.mesh import Mesh
@@ -36,7 +37,7 @@ async def lay_foundation(
     edit = HistoryRecord.Edit(kind="mesh", name="mesh", before=None, after=dump(mesh))
     history = HistoryRecord(revision=1, who=author.who, at=author.at, why=author.why, edits=[edit])
     record = PolicyRecord(revision=1, document=dump(mesh), origins={"": origin})
-    roots = _record(bundle, signed_at=1 if signing.signer else 0)
+    roots = BundleRecord.of(bundle).model_copy(update={"signed_at": 1 if signing.signer else 0})
     puts = [
         Put(keys.mesh, encode(signing.sign(keys.mesh, record))),
         Put(keys.bundle, encode(signing.sign(keys.bundle, roots))),
@@ -58,19 +59,23 @@ async def lay_foundation(
 
 
 async def add_roots(store: Store, keys: Keys, bundle: TrustBundle) -> bool:
-    """Make sure that the bundle in the store holds these roots. Returns whether something was added."""
+    """Make sure that the bundle in the store holds these roots. Returns whether something was added.
+
+    Roots that a rotation retired are never added again: a host that slept through it must not bring them back.
+    """
     entry = (await store.read(keys.bundle)).entries.get(keys.bundle)
-    held = decode(BundleRecord, entry.value).roots if entry else {}
-    merged = {domain: list(pems) for domain, pems in held.items()}
-    for domain, pems in bundle.roots:
-        merged[domain] = [*merged.get(domain, []), *(pem for pem in pems if pem not in merged.get(domain, []))]
-    if merged == held:
+    record = decode(BundleRecord, entry.value) if entry else BundleRecord(roots={})
+    merged = with_roots(record, bundle)
+    if merged == record:
         return False
-    await store.commit(
-        [Expect(keys.bundle, entry.revision if entry else 0), Put(keys.bundle, encode(BundleRecord(roots=merged)))]
-    )
+    await store.commit([Expect(keys.bundle, entry.revision if entry else 0), Put(keys.bundle, encode(merged))])
     return True
 
 
-def _record(bundle: TrustBundle, signed_at: int) -> BundleRecord:
-    return BundleRecord(roots={domain: list(pems) for domain, pems in bundle.roots}, signed_at=signed_at)
+def with_roots(record: BundleRecord, bundle: TrustBundle) -> BundleRecord:
+    """The record with these roots too, but for those that were retired. Pure."""
+    merged = {domain: list(pems) for domain, pems in record.roots.items()}
+    for domain, pems in bundle.roots:
+        held = merged.setdefault(domain, [])
+        held += [pem for pem in pems if pem not in held and not digests_in(pem) & set(record.retired)]
+    return record.model_copy(update={"roots": {domain: pems for domain, pems in merged.items() if pems}})

@@ -31,6 +31,11 @@ class Keys:
         return f"{self.root}trust/bundle"
 
     @property
+    def rotation(self) -> str:
+        """The change of roots that is under way."""
+        return f"{self.root}authority/rotation"
+
+    @property
     def config(self) -> str:
         """Prefix of all policy."""
         return f"{self.root}config/"

@@ -22,7 +22,7 @@ Version = Literal[1]
 Record = TypeVar("Record", bound=Model)
 # What only signed policy has is left out where it is not: an unsigned mesh's records are as they always were.
 # So is what only a rotation of roots leaves behind.
-_OPTIONAL = ("signature", "index", "signed_at", "active", "retired")
+_OPTIONAL = ("signature", "index", "signed_at", "leaving", "retired")
 
 
 class UnreadableRecord(ValueError):
@@ -111,25 +111,26 @@ class IndexRecord(Indexed):
 class BundleRecord(Signed):
     """The trust bundle: PEM roots by trust domain. `signed_at` is the policy revision in which it was signed.
 
-    `active` and `retired` are hex SHA-256 of roots (DER): those that sign now, and those that no agent may put back.
+    `leaving` and `retired` are hex SHA-256 of roots (DER): those in the bundle that nothing signs with any more, and
+    those that no agent may put back.
     """
 
     v: Version = 1
     roots: dict[TrustDomain, list[str]]
-    active: list[str] = []
+    leaving: list[str] = []
     retired: list[str] = []
     signed_at: int = Field(default=0, ge=0)
 
     def bundle(self) -> TrustBundle:
         """The model's value."""
         return TrustBundle(
-            tuple((domain, tuple(pems)) for domain, pems in sorted(self.roots.items())), tuple(sorted(self.active))
+            tuple((domain, tuple(pems)) for domain, pems in sorted(self.roots.items())), tuple(sorted(self.leaving))
         )
 
     @classmethod
     def of(cls, bundle: TrustBundle) -> BundleRecord:
         """The record's value."""
-        return cls(roots={domain: list(pems) for domain, pems in bundle.roots}, active=list(bundle.active))
+        return cls(roots={domain: list(pems) for domain, pems in bundle.roots}, leaving=list(bundle.leaving))
 
 
 class InstanceRecord(Instance):

@@ -104,5 +104,5 @@ def _bundle(keys: Keys, values: Mapping[str, bytes], now: Manifest, signing: Sig
         proof.bundle(record)
     except UnreadableRecord as error:
         raise SignatureRefused(f"{keys.bundle}: {error}", next_step=_MEND) from None
-    new = BundleRecord(roots=record.roots, signed_at=now.revision + 1)
+    new = record.model_copy(update={"signed_at": now.revision + 1, "signature": ""})
     return Put(keys.bundle, encode(signing.sign(keys.bundle, new)))

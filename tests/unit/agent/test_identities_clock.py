@@ -111,7 +111,7 @@ async def test_when_another_root_signs_all_go_over_to_it_within_thirty_seconds_a
     await minutes(held, clock, 1)
     assert counted.calls == 0
     counted._authority = second
-    held.want(SERVICES, DOMAIN, replace(both, active=(new_root(second),)))
+    held.want(SERVICES, DOMAIN, replace(both, leaving=(root_of(first),)))
     asked = []
     for _ in range(30):
         before = counted.calls
@@ -119,18 +119,18 @@ async def test_when_another_root_signs_all_go_over_to_it_within_thirty_seconds_a
         asked.append(counted.calls - before)
         clock.now += timedelta(seconds=1)
     await held._step()
-    assert {svid.root_digest for svid in held.svids.values()} == {new_root(second)}
+    assert {svid.root_digest for svid in held.svids.values()} == {root_of(second)}
     assert counted.calls == 20 and max(asked) < 10
 
 
 async def test_a_ca_that_signs_with_the_old_root_still_is_asked_for_the_new_one_seldom(tmp_path, authority, clock):
     held, counted = await many(tmp_path, authority, clock)
-    held.want(SERVICES, DOMAIN, replace(await authority.bundle(), active=("f" * 64,)))
+    held.want(SERVICES, DOMAIN, replace(await authority.bundle(), leaving=(root_of(authority),)))
     await minutes(held, clock, 20)
     assert 20 <= counted.calls <= 20 * 5 and not held.problems
 
 
-def new_root(authority):
+def root_of(authority):
     from cryptography.hazmat.primitives import hashes
 
     return authority._issuer.certificate.fingerprint(hashes.SHA256()).hex()

@@ -66,16 +66,16 @@ def test_a_clock_that_goes_back_before_the_beginning_causes_one() -> None:
     assert step(timedelta(hours=-1), held=begun_by_then) == Keep(NOW - LIFE / 2)
 
 
-ACTIVE = TrustBundle(BUNDLE.roots, active=("another",))
+LEAVING = TrustBundle(BUNDLE.roots, leaving=(DIGEST,))
 
 
 def test_an_svid_of_a_root_that_no_longer_signs_goes_over_at_its_moment_and_not_before() -> None:
     held = svid()
     move = NOW + timedelta(seconds=20)
-    assert superseded(held, ACTIVE) and not superseded(held, BUNDLE)
-    assert not superseded(held, TrustBundle(BUNDLE.roots, active=("another", DIGEST)))
-    assert next_step(NOW, held, ACTIVE, DOMAIN, 0.0, move) == Keep(move)
-    assert next_step(move, held, ACTIVE, DOMAIN, 0.0, move) == Renew("another root signs now")
+    assert superseded(held, LEAVING) and not superseded(held, BUNDLE)
+    assert not superseded(held, TrustBundle(BUNDLE.roots, leaving=(OTHER_DIGEST,)))
+    assert next_step(NOW, held, LEAVING, DOMAIN, 0.0, move) == Keep(move)
+    assert next_step(move, held, LEAVING, DOMAIN, 0.0, move) == Renew("another root signs now")
     assert next_step(move, held, BUNDLE, DOMAIN, 0.0, move) == Keep(NOW + LIFE / 2)
 
 
