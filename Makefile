@@ -43,7 +43,7 @@ format: $(READY) ## write the format, and fix what ruff can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-servers: ## Consul and etcd for the tests, from Debian's packages into .servers/
+servers: ## Consul, etcd and cfssl for the tests, from Debian's packages into .servers/
 	@scripts/servers
 
 test: unit conformance system ## all tests
@@ -57,8 +57,8 @@ conformance: $(READY) servers ## every store and CA against its protocol's suite
 system: $(READY) servers ## whole agents with real Envoys
 	$(PYTEST) tests/system
 
-soak: $(READY) servers ## the faults with outages as long as they are in life (an hour)
-	MESHAGENT_SOAK=1 $(PYTEST) tests/system/test_faults_store.py tests/system/test_faults_host.py
+soak: $(READY) servers ## the faults with outages as long as they are in life (an hour; SOAK=0.1 for a tenth of it)
+	MESHAGENT_SOAK=$(or $(SOAK),1) $(PYTEST) tests/system/test_faults_store.py tests/system/test_faults_host.py
 
 bench: $(READY) ## the benchmarks (installs wrk and nginx with apt-get where they are missing; BENCH=propagation for one)
 	@command -v wrk >/dev/null && command -v nginx >/dev/null || (echo "installing wrk and nginx-light" && apt-get install -y -qq wrk nginx-light)

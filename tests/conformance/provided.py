@@ -1,21 +1,11 @@
-"""The CA providers that the suites are run against: a module `provided_<name>.py` for each, in this folder.
-
-Such a module has `SIGNS`, whether the provider signs requests or hands out keys with certificates, and
-`provided(request, tmp_path)`, an asynchronous context manager that gives a `Provided`. Servers come from fixtures of
-the session (`request.getfixturevalue`).
-"""
+"""A CA as the suites see it, and what they ask one for. `providers.py` says how a provider joins."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Protocol
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -65,28 +55,6 @@ class Provided:
     async def accepted(self, chain: bytes, key_pem: bytes, identity: str, max_ttl: timedelta | None = None) -> Svid:
         bundle = await self.authority.bundle()
         return accept(chain, key_pem, identity, bundle, self.trust_domain, datetime.now(UTC), max_ttl or self.ttl)
-
-
-class ProviderModule(Protocol):
-    SIGNS: bool
-
-    def provided(self, request: pytest.FixtureRequest, tmp_path: Path) -> AbstractAsyncContextManager[Provided]: ...
-
-
-def _module(path: Path) -> ProviderModule:
-    return importlib.import_module(f"tests.conformance.{path.stem}")  # type: ignore[return-value]
-
-
-PROVIDERS = {path.stem.removeprefix("provided_"): _module(path) for path in Path(__file__).parent.glob("provided_*.py")}
-SIGNERS = sorted(name for name, module in PROVIDERS.items() if module.SIGNS)
-KEY_MAKERS = sorted(set(PROVIDERS) - set(SIGNERS))
-
-
-async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Provided]:
-    """The provider that the fixture's parameter names."""
-    async with PROVIDERS[request.param].provided(request, tmp_path) as provided:
-        yield provided
-        await provided.authority.close()
 
 
 def csr(key: Key, *extensions: x509.ExtensionType, common_name: str = "") -> bytes:

@@ -14,7 +14,7 @@ import pytest
 from meshagent.ca import open_authority
 from meshagent.ca.x509 import new_key_and_csr
 from tests.conformance.provided import SERVICES, TTL, Provided
-from tests.conformance.provided_exec import documented_program, openssl_root
+from tests.servers.openssl import documented_program, openssl_root
 
 SIGNS = False
 DOMAIN = "mesh.internal"

@@ -1,4 +1,4 @@
-"""What every CA provider must do, whatever stands behind it: `provided.py` says how one joins.
+"""What every CA provider must do, whatever stands behind it: `providers.py` says how one joins.
 
 A CA may refuse more than is asked here. What it must never do is to certify anything but what was asked.
 """
@@ -17,7 +17,8 @@ from meshagent.ca import AUTHORITIES
 from meshagent.ca.base import KeyMaker, Signer, obtain
 from meshagent.ca.rotation import Keep, next_step
 from meshagent.errors import CertificateRefused
-from tests.conformance.provided import KEY_MAKERS, PROVIDERS, Provided, opened
+from tests.conformance.provided import Provided
+from tests.conformance.providers import KEY_MAKERS, PROVIDERS, opened
 
 pytestmark = pytest.mark.conformance
 

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from meshagent.ca.x509 import key_der
 from meshagent.errors import CertificateRefused
-from tests.conformance.provided import SIGNERS, Key, Provided, csr, opened, pem_of, san, uri
+from tests.conformance.provided import Key, Provided, csr, pem_of, san, uri
+from tests.conformance.providers import SIGNERS, opened
 
 pytestmark = pytest.mark.conformance
 
