@@ -26,6 +26,7 @@ from meshagent.agent.operations import Here, Operations
 from meshagent.agent.pace import start_pause
 from meshagent.agent.ports import require_free
 from meshagent.agent.roster import Place, Registered, Roster
+from meshagent.agent.served import Served
 from meshagent.agent.snapshots import Snapshots
 from meshagent.agent.upstreams import Upstreams
 from meshagent.agent.watching import Watching
@@ -118,6 +119,8 @@ class Daemon:
             health=self.health,
             clock=_now,
             active=self._active,
+            served=Served(self.envoy.admin.certs),
+            authorities=self._authority,
         )
 
     async def serve(self) -> None:
@@ -158,7 +161,9 @@ class Daemon:
             operations.watching.run_health(),
             operations.upstreams.run(),
             operations.identities.run(),
+            operations.served.run(),
             self._authority.run(),
+            self._authority.run_checks(),
             operations.membership.run(),
             operations.snapshots.run(),
             self.health.run(),
@@ -178,6 +183,7 @@ class Daemon:
 
     def _identities_changed(self, svids: Any) -> None:
         self.converger.offer(svids=svids)
+        self.operations.served.issued(svids)
 
     def _roster_changed(self) -> None:
         self.health.follow({place: each.definition.checks for place, each in self.roster.registered.items()})

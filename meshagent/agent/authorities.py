@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from typing import Never, Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ from meshagent.model.world import World
 
 _log = structlog.get_logger(__name__)
 TEND_SECONDS = 30.0
+_CHECKED = (45.0, 75.0)  # seconds between two questions whether the authority could sign
 
 
 @runtime_checkable
@@ -23,6 +25,15 @@ class Tended(Protocol):
 
     async def tend(self, bundle: TrustBundle) -> None:
         """Renew what is due; `bundle` holds the roots that hosts believe now. Raises MeshError where a person must act."""
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """An authority that tells its time."""
+
+    @property
+    def skew(self) -> float | None:
+        """Seconds that its clock is ahead of ours; None before it told."""
 
 
 class Authorities:
@@ -34,6 +45,13 @@ class Authorities:
         self._world: World | None = None
         self._wake = asyncio.Event()
         self.problem = ""
+        self._unwell: tuple[str, ...] = ()
+        self.skew: float | None = None  # seconds that the authority's clock is ahead of ours, where it tells
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the authority, or with what this host has of it: roots that end, clocks that differ."""
+        return (*((self.problem,) if self.problem else ()), *self._unwell)
 
     def __call__(self, trust_domain: str) -> Authority:
         """The authority of the trust domain. Raises UsageProblem."""
@@ -62,10 +80,31 @@ class Authorities:
             if self._world is not None:
                 await self._tend(self._world)
 
+    async def run_checks(self) -> Never:
+        """Ask now and then whether it could sign, for ever."""
+        while True:
+            await asyncio.sleep(random.uniform(*_CHECKED))  # noqa: S311 - jitter
+            if self._world is not None:
+                await self._check(self._world)
+
     async def close(self) -> None:
         """Let go of all."""
         for authority in self._opened.values():
             await authority.close()
+
+    async def _check(self, world: World) -> None:
+        try:
+            authority = self(world.mesh.trust_domain)
+            health = await authority.check()
+            unwell = () if health.ok else health.problems
+            if isinstance(authority, Timed):
+                self.skew = authority.skew
+        except MeshError as error:
+            unwell = (f"{error}: {error.next_step}",)
+        for problem in unwell:
+            if problem not in self._unwell:
+                _log.warning("authority_unwell", problem=problem)
+        self._unwell = unwell
 
     async def _tend(self, world: World) -> None:
         try:

@@ -66,6 +66,7 @@ class Identities:
         for each in (self._failures, self._moves, self.problems):
             for gone in each.keys() - self._wanted:
                 del each[gone]
+        self.svids = {service: svid for service, svid in self.svids.items() if service in self._wanted}
         self._load()
         self._known.set()
         self._wake.set()

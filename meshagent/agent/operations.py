@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
 
+from meshagent.agent.authorities import Authorities
 from meshagent.agent.converge import Converger
 from meshagent.agent.health import HealthChecks
 from meshagent.agent.identities import Identities
 from meshagent.agent.membership import Membership
 from meshagent.agent.roster import Place, Registered, Roster, Source
+from meshagent.agent.served import Served
 from meshagent.agent.snapshots import Snapshots
 from meshagent.agent.upstreams import Upstreams
 from meshagent.agent.watching import Watching
@@ -44,12 +46,14 @@ class Here:
 
 
 @dataclass(frozen=True, slots=True)
-class _Served:
+class _Push:
     generation: int
     revision: int
     urgent: bool  # whether policy that concerns this host changed
     places: frozenset[Place]
     listed: frozenset[str]  # services whose instances were known
+    bundle: str  # the trust bundle's digest
+    roots: Mapping[str, str]  # what each SVID leads to
 
 
 class Operations:
@@ -69,6 +73,8 @@ class Operations:
         health: HealthChecks,
         clock: Callable[[], datetime],
         active: Callable[[Registered], Awaitable[int]],
+        served: Served,
+        authorities: Authorities,
     ) -> None:
         self.here = here
         self.roster = roster
@@ -82,12 +88,16 @@ class Operations:
         self.health = health
         self._clock = clock
         self._active = active
+        self.served = served
+        self.authorities = authorities
         watching.on_upstreams = upstreams.want
-        self._waiting: list[_Served] = []
+        self._waiting: list[_Push] = []
         self._policy: object = None
         self.live: frozenset[Place] = frozenset()
         self._listed: frozenset[str] = frozenset()
         self.applied_revision = 0
+        self.applied_bundle = ""
+        self._applied_roots: Mapping[str, str] = {}
         self._moved = asyncio.Event()
         converger.on_served = self._served
 
@@ -114,7 +124,9 @@ class Operations:
         policy = (world.mesh, world.intentions, world.services)
         urgent, self._policy = policy != self._policy, policy
         places = frozenset((inbound.service, inbound.instance) for inbound in view.inbounds)
-        self._waiting.append(_Served(generation, world.revision, urgent, places, frozenset(world.instances)))
+        roots = {service: svid.root_digest for service, svid in sorted(self.converger.svids.items())}
+        listed, bundle = frozenset(world.instances), world.bundle.digest()
+        self._waiting.append(_Push(generation, world.revision, urgent, places, listed, bundle, roots))
         self.snapshots.keep(world, view)
         self._settle()
 
@@ -125,6 +137,7 @@ class Operations:
         if done:
             self._waiting = [served for served in self._waiting if served.generation > applied]
             self.applied_revision, self._listed = done[-1].revision, done[-1].listed
+            self.applied_bundle, self._applied_roots = done[-1].bundle, done[-1].roots
             rejected = self.rejected()
             ports = {each.place: f"in/{each.mtls_port}" for each in self.roster.registered.values()}
             self.live = frozenset(place for place in done[-1].places if ports.get(place) not in rejected)
@@ -273,6 +286,8 @@ class Operations:
         """Everything that is not as it should be, by key, service or part."""
         found = dict(self.watching.problems)
         found.update({f"svid/{service}": text for service, text in self.identities.problems.items()})
+        found.update({f"served/{service}": text for service, text in self.served.problems.items()})
+        found.update({f"ca/{number}": text for number, text in enumerate(self.authorities.problems, start=1)})
         if self.snapshots.problem:
             found["snapshot"] = self.snapshots.problem
         if self.upstreams.problem:
@@ -293,7 +308,12 @@ class Operations:
             rejected=self.rejected(),
             problems=sorted(f"{key}: {text}" for key, text in self.problems().items()),
             svids={service: svid.expires_at for service, svid in sorted(self.identities.svids.items())},
-            bundle=self.converger.world.bundle.digest() if self.converger.world else "",
+            roots=self._roots(),
+            bundle=self.applied_bundle,
             at=self._clock(),
         )
         self.membership.report(report, urgent=urgent)
+
+    def _roots(self) -> dict[str, str]:
+        """What the certificate that Envoy has leads to, of services that have one; what is gone from here is left out."""
+        return {service: root for service, root in self._applied_roots.items() if service in self.identities.svids}

@@ -56,6 +56,7 @@ class AuthorityClient:
         self._directory = data_dir
         self._roots_file = settings.roots_file or data_dir / ROOTS_FILE
         self._jwt_file = settings.jwt_file
+        self.skew: float | None = None  # seconds that the authority's clock is ahead of ours, once it told
         self._clock = clock
         self._addresses = settings.addresses
         self._calls = Calls(settings.addresses, self._context)
@@ -166,12 +167,13 @@ class AuthorityClient:
 
     def _clock_problems(self, told: object) -> list[str]:
         try:
-            apart = abs(datetime.fromisoformat(str(told)) - self._clock())
+            ahead = datetime.fromisoformat(str(told)) - self._clock()
         except (ValueError, TypeError):
             return ["the authority does not tell its time: see its log"]
-        if apart <= _CLOCKS_APART:
+        self.skew = ahead.total_seconds()
+        if abs(ahead) <= _CLOCKS_APART:
             return []
-        return [f"this host's clock and the authority's are {apart.total_seconds():.0f} s apart: set both by NTP"]
+        return [f"this host's clock and the authority's are {abs(self.skew):.0f} s apart: set both by NTP"]
 
 
 def open_authority(
