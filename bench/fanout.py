@@ -81,7 +81,7 @@ async def measure(url: str, pids: list[int], agents: int) -> dict[str, dict[str,
     store = await open_store(url)
     author = Author("bench", datetime.now(UTC))
     await lay_foundation(store, KEYS, Mesh(), TrustBundle((("mesh.internal", ()),)), author)
-    revision = await populate(store, MESH)
+    revision = await populate(store, MESH, url)
     share = agents // PROCESSES
     workers = [await _start(url, number * share, share) for number in range(PROCESSES)]
     try:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import islice
 
+from meshagent.catalog.consul_forms import meta_of, service_id
 from meshagent.model.service import Instance, ServiceDefinition
 from meshagent.model.world import Local
 from meshagent.policy.resolve import Host
 from meshagent.state.catalog import commit_all, put_instance
 from meshagent.state.keys import Interest, Keys
 from meshagent.state.records import Manifest, OriginRecord, PolicyRecord, decode, encode
+from meshagent.store.access import Access
 from meshagent.store.base import Changes, Entry, Expect, Put, Store
+from meshagent.wire.consul import open_consul
 
 KEYS = Keys()
 HERE = Host("vm-here", "127.0.0.1")
 SEED = 20261121
 _FIRST_PORT = 13_000
+_OPERATIONS = 63  # in a transaction, beside the node
+_NODE = {"Node": {"Verb": "set", "Node": {"Node": "elsewhere", "Address": "10.9.9.9"}}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +63,9 @@ class Population:
         key = KEYS.document("intention", service)
         return Put(key, encode(PolicyRecord(revision=revision, document=document, origins={"": origin})))
 
-    def registrations(self) -> Iterator[Put]:
-        """The writes of all instances."""
-        for service in self.names:
-            for number in range(self.instances):
-                yield put_instance(KEYS, self.instance(service, number), None)
+    def registrations(self) -> Iterator[Instance]:
+        """All instances."""
+        return (self.instance(service, number) for service in self.names for number in range(self.instances))
 
     def policies(self, revision: int) -> Iterator[Put]:
         """The writes of all intentions."""
@@ -73,14 +77,41 @@ def _names(count: int) -> tuple[str, ...]:
     return tuple(f"s{number:05d}" for number in range(count))
 
 
-async def populate(store: Store, population: Population) -> int:
+async def populate(store: Store, population: Population, url: str = "") -> int:
     """Write it into a store that holds a mesh. Returns the policy's revision, which makes all of it count at once."""
     found = (await store.read(KEYS.manifest)).entries[KEYS.manifest]
     revision = decode(Manifest, found.value).revision + 1
-    await commit_all(store, population.registrations())
+    await register(store, url, population.registrations())
     await commit_all(store, population.policies(revision))
     await bump(store, revision)
     return revision
+
+
+async def register(store: Store, url: str, instances: Iterable[Instance]) -> None:
+    """Put instances, which live for ever, where the store's catalog has them."""
+    if not url.startswith("consul:"):
+        await commit_all(store, (put_instance(KEYS, each, None) for each in instances))
+        return
+    consul = open_consul(url, Access())
+    try:
+        every = iter(instances)
+        while some := list(islice(every, _OPERATIONS)):
+            answer = await consul.put("/v1/txn", body=[_NODE, *map(_in_catalog, some)])
+            assert answer.status == 200, answer.body
+    finally:
+        await consul.close()
+
+
+def _in_catalog(instance: Instance) -> dict:
+    """The write of a service on a node that no agent of Consul tends."""
+    service = {
+        "ID": service_id(instance),
+        "Service": instance.service,
+        "Address": instance.address,
+        "Port": 8080,
+        "Meta": meta_of(instance),
+    }
+    return {"Service": {"Verb": "set", "Node": _NODE["Node"]["Node"]["Node"], "Service": service}}
 
 
 async def bump(store: Store, revision: int, *puts: Put) -> None:

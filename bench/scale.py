@@ -1,7 +1,8 @@
 """What one change costs a host in a mesh of 100, 1,000 and 10,000 services, each with ten instances.
 
-A real agent and its real Envoy, with one service that calls 50 of the others; what both use while nothing changes is
-subtracted. The intention takes one of ten callers away or gives it back, so a filter chain goes or comes.
+A real agent and its real Envoy, with one service that calls 50 of the others, on SQLite, etcd and Consul (or those that the
+environment variable STORES names); what both use while nothing changes is subtracted. The intention takes one of ten callers
+away or gives it back, so a filter chain goes or comes. An endpoint changes in Consul's own catalog where that is the store.
 Besides, without a store or an Envoy: the time that the agent's own part takes (fold, resolve, translate, cache) with 50
 and 500 upstreams. `bench/fanout.py` has the many agents.
 """
@@ -9,13 +10,14 @@ and 500 upstreams. `bench/fanout.py` has the many agents.
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.population import HERE, KEYS, Population, bump, changes, everything, here, populate
+from bench.population import HERE, KEYS, Population, bump, changes, everything, here, populate, register
 from meshagent.agent.converge import Converger
 from meshagent.model.world import World
 from meshagent.state.catalog import Shelf, put_instance
@@ -25,8 +27,10 @@ from meshagent.store.base import Changes, Put
 from meshagent.telemetry.log import set_up_log
 from meshagent.translate.settings import Settings
 from meshagent.xds.cache import Cache
+from tests.servers.either import servers
 from tests.system.live import Agent, free_port, live_mesh
 
+STORES = os.environ.get("STORES", "sqlite etcd consul").split()
 SIZES = (100, 1_000, 10_000)
 UPSTREAMS = 50
 ROUNDS = 60
@@ -35,19 +39,28 @@ PURE_UPSTREAMS = (50, 500)
 PURE_ROUNDS = 300
 
 
-async def run(url: str = "") -> dict:
-    """Figures by size, the ratios to the smallest one, and the agent's own part by number of upstreams.
-
-    `url` is an empty store for each size in turn, without a mesh in it; an SQLite file of its own where it is empty.
-    """
+async def run() -> dict:
+    """By store: figures by size and the ratios to the smallest one; and the agent's own part by number of upstreams."""
     set_up_log("warning")
     own = {f"{count} upstreams": await _own_part(count) for count in PURE_UPSTREAMS}
     for name, row in own.items():
         print(f"own part, {name:14s} " + "   ".join(f"{kind} {value:6.0f} us" for kind, value in row.items()))
-    sizes = {size: await measure(Population(size), url) for size in SIZES[: 1 if url else None]}
-    for name in sizes[SIZES[0]]:
-        print(f"{name:44s} " + "   ".join(f"{row[name]:12.2f}" for row in sizes.values()))
-    return {"own part, us": own, "by services": sizes, "ratios": _ratios(sizes)}
+    result: dict = {"own part, us": own}
+    for store in STORES:
+        print(f"on {store}:")
+        sizes = {size: await _on(store, Population(size)) for size in SIZES}
+        for name in sizes[SIZES[0]]:
+            print(f"{name:44s} " + "   ".join(f"{row[name]:12.2f}" for row in sizes.values()))
+        result[store] = {"by services": sizes, "ratios": _ratios(sizes)}
+    return result
+
+
+async def _on(store: str, population: Population) -> dict[str, float]:
+    """One mesh of this size in a new store of this kind."""
+    if store == "sqlite":
+        return await measure(population)
+    async with servers(store) as made:
+        return await measure(population, made.url)
 
 
 async def measure(population: Population, url: str = "") -> dict[str, float]:
@@ -56,7 +69,7 @@ async def measure(population: Population, url: str = "") -> dict[str, float]:
         agent = await mesh.agent()
         agent.settings["services_dir"] = agent.directory / "services.d"
         began = time.perf_counter()
-        revision = await populate(mesh.store, population)
+        revision = await populate(mesh.store, population, url)
         figures = {"the store filled, s": time.perf_counter() - began}
         figures["from empty to converged, s"] = await _converged(agent, population)
         await asyncio.sleep(2.0)
@@ -66,7 +79,7 @@ async def measure(population: Population, url: str = "") -> dict[str, float]:
 
         async def endpoint(number: int) -> None:
             name = called[number % len(called)]
-            await mesh.store.commit([put_instance(KEYS, population.instance(name, 0, 22000 + number), None)])
+            await register(mesh.store, url, [population.instance(name, 0, 22000 + number)])
 
         async def intention(number: int) -> None:
             name = population.names[0]
