@@ -8,19 +8,24 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from meshagent.model.names import Address, Duration, Model, Protocol, ServiceName
-from meshagent.model.traffic import Traffic
+from meshagent.model.traffic import Admission, Traffic
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 MAX_META = 64
 
 
-class Service(Traffic):
+class Service(Traffic, Admission):
     """How others reach a service. Its protocol, where given, wins over what instances registered."""
 
     kind: Literal["service"] = "service"
     name: ServiceName
     protocol: Protocol | None = None
     mtls: Literal["strict", "permissive"] = "strict"
+
+    @property
+    def admission(self) -> Admission:
+        """What its own proxy needs of it."""
+        return Admission.model_construct(**{name: getattr(self, name) for name in Admission.model_fields})
 
     @property
     def traffic(self) -> Traffic:

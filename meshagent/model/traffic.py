@@ -107,6 +107,44 @@ class ProxyCheck(Model):
         return self
 
 
+class RateLimit(Model):
+    """So many requests a second, `burst` of them at once (a second's worth unless told). Beyond: 429.
+
+    Each instance's proxy counts for itself. `per: source` gives every calling service a measure of its own.
+    """
+
+    requests_per_second: float = Field(gt=0, le=1_000_000)
+    burst: Limit | None = None
+    per: Literal["service", "source"] = "service"
+
+
+class AdaptiveConcurrency(Model):
+    """Lets in as many requests at once as the app answers without queueing, by Envoy's gradient. Beyond: 503.
+
+    Every `measured_each` the app's best latency is measured anew, with `fewest` requests at once. Each calling service
+    is measured for itself.
+    """
+
+    measured_each: Duration = timedelta(seconds=60)
+    most: Limit = 1000
+    fewest: Annotated[int, Field(ge=1, le=1000)] = 3
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.measured_each < timedelta(seconds=1):
+            raise ValueError("measured_each must be at least 1s")
+        if self.fewest > self.most:
+            raise ValueError("fewest must not be more than most")
+        return self
+
+
+class Admission(Model):
+    """The settings of a service that its own proxy carries out, on requests that intentions let through."""
+
+    rate_limit: RateLimit | None = None
+    adaptive_concurrency: AdaptiveConcurrency | None = None
+
+
 class Traffic(Model):
     """The settings of a service that its callers' proxies carry out."""
 
@@ -117,3 +155,4 @@ class Traffic(Model):
 
 
 NOTHING_ASKED = Traffic()
+ALL_ADMITTED = Admission()

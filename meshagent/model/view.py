@@ -10,7 +10,7 @@ from meshagent.model.identity import Svid, TrustBundle
 from meshagent.model.intention import Action, Permission
 from meshagent.model.mesh import AccessLog
 from meshagent.model.names import Protocol
-from meshagent.model.traffic import NOTHING_ASKED, Traffic
+from meshagent.model.traffic import ALL_ADMITTED, NOTHING_ASKED, Admission, Traffic
 from meshagent.model.world import Origin
 
 
@@ -61,6 +61,7 @@ class Inbound:
     chains: tuple[Chain, ...]  # the sources that have a filter chain of their own
     default_cut: int  # as Chain.cut, for everyone else
     plain_port: int = 0  # permissive mTLS: plain text is taken on this port of the host's address; 0: not at all
+    admission: Admission = ALL_ADMITTED
 
     @property
     def default_open(self) -> bool:

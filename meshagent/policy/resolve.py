@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
-from meshagent.model.names import ANY, Protocol
+from meshagent.model.names import ANY, HTTP_PROTOCOLS, Protocol
 from meshagent.model.service import Upstream
-from meshagent.model.traffic import NOTHING_ASKED, Traffic
+from meshagent.model.traffic import ALL_ADMITTED, NOTHING_ASKED, Admission, Traffic
 from meshagent.model.view import Endpoint, Guard, Inbound, Outbound, ProxyView
 from meshagent.model.world import Local, World
 from meshagent.policy.cuts import chained_sources, next_chains, next_default_cut
@@ -182,6 +182,7 @@ def _inbound(world: World, local: Local, kept: _Kept, now: datetime) -> Inbound:
         chains=next_chains(before, rules, sources),
         default_cut=next_default_cut(before, rules, sources),
         plain_port=local.plain_port,
+        admission=_admission(world, definition.name) if protocol in HTTP_PROTOCOLS else ALL_ADMITTED,
     )
 
 
@@ -210,6 +211,11 @@ def _reached(world: World, host: Host, outbound: Outbound, locals_: tuple[Local,
         outbound, protocol=protocol, endpoints=endpoints, plain_endpoints=plain, traffic=_traffic(world, service)
     )
     return outbound if new == outbound else new
+
+
+def _admission(world: World, service: str) -> Admission:
+    stated = world.services.get(service)
+    return stated.thing.admission if stated else ALL_ADMITTED
 
 
 def _traffic(world: World, service: str) -> Traffic:

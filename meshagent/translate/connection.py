@@ -111,3 +111,19 @@ def _explain_refusals(manager: HttpConnectionManager, service: str) -> None:
     fields["caller"].string_value = "%DOWNSTREAM_PEER_URI_SAN%"
     fields["destination"].string_value = service
     fields["next_step"].string_value = f"meshagent explain SOURCE {service} METHOD PATH"
+
+
+def explain_limits(manager: HttpConnectionManager, service: str) -> None:
+    """A request beyond the rate says so. Only what the proxy itself answers is meant: an app's own 429 stays as it is."""
+    mapper = manager.local_reply_config.mappers.add()
+    comparison = mapper.filter.status_code_filter.comparison
+    comparison.op = ComparisonFilter.EQ
+    comparison.value.default_value = 429
+    comparison.value.runtime_key = "meshagent.limited_status"
+    header = mapper.headers_to_add.add().header
+    header.key, header.value = "x-mesh-refused", "rate-limit"
+    fields = mapper.body_format_override.json_format.fields
+    fields["error"].string_value = f"refused: more requests than {service} takes (rate_limit of its service document)"
+    fields["caller"].string_value = "%DOWNSTREAM_PEER_URI_SAN%"
+    fields["destination"].string_value = service
+    fields["next_step"].string_value = f"meshagent policy get service {service}"

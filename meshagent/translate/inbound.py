@@ -13,8 +13,9 @@ from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import Upstream
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Inbound, ProxyView
 from meshagent.translate.accesslog import access_log
+from meshagent.translate.admission import add_limit, admission_filters
 from meshagent.translate.clusters import app_cluster_name
-from meshagent.translate.connection import inbound_manager, safe_retries
+from meshagent.translate.connection import explain_limits, inbound_manager, safe_retries
 from meshagent.translate.rbac import deny_all, plain_rbac_name, rbac_name
 from meshagent.translate.settings import Settings, from_ads, pack
 from meshagent.translate.tcp import tcp_forward
@@ -61,6 +62,20 @@ def plain_listener(inbound: Inbound, view: ProxyView, settings: Settings) -> Lis
     return listener
 
 
+def inbound_routes_name(inbound: Inbound) -> str:
+    """The route configuration of an instance whose requests are counted over all its chains."""
+    return f"in/{inbound.service}/{inbound.instance}"
+
+
+def inbound_routes(inbound: Inbound) -> RouteConfiguration:
+    """The way to the app, with the measure of requests."""
+    routes = RouteConfiguration()
+    _route_to_app(routes, inbound)
+    routes.name = inbound_routes_name(inbound)
+    add_limit(routes.virtual_hosts[0], inbound)
+    return routes
+
+
 def _listener(name: str, address: str, port: int) -> Listener:
     listener = Listener(name=name)
     listener.address.socket_address.address = address
@@ -91,10 +106,14 @@ def _filters(
     if inbound.protocol in HTTP_PROTOCOLS:
         http_guard = HttpFilter(name=rbac)
         _by_ecds(http_guard.config_discovery, inbound.protocol)
-        manager = inbound_manager(
-            inbound.service, inbound_stat_prefix(inbound), view.access_log, settings, [http_guard]
-        )
-        _route_to_app(manager.route_config, inbound)
+        filters = [http_guard, *admission_filters(inbound)]
+        manager = inbound_manager(inbound.service, inbound_stat_prefix(inbound), view.access_log, settings, filters)
+        if inbound.admission.rate_limit:
+            explain_limits(manager, inbound.service)
+            manager.rds.route_config_name = inbound_routes_name(inbound)
+            from_ads(manager.rds.config_source)
+        else:
+            _route_to_app(manager.route_config, inbound)
         pack(chain.filters.add(name="envoy.filters.network.http_connection_manager").typed_config, manager)
         return
     guard = chain.filters.add(name=rbac)

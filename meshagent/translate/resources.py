@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from meshagent.model.identity import Svid
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Inbound, Outbound, ProxyView, Svids
+from meshagent.translate.admission import concurrency_config
 from meshagent.translate.clusters import (
     app_cluster,
     app_cluster_name,
@@ -22,7 +23,14 @@ from meshagent.translate.clusters import (
     upstream_cluster,
     upstream_name,
 )
-from meshagent.translate.inbound import inbound_listener, inbound_listener_name, plain_listener, plain_listener_name
+from meshagent.translate.inbound import (
+    inbound_listener,
+    inbound_listener_name,
+    inbound_routes,
+    inbound_routes_name,
+    plain_listener,
+    plain_listener_name,
+)
 from meshagent.translate.outbound import outbound_listener, outbound_listener_name, outbound_routes
 from meshagent.translate.rbac import plain_rbac_name, rbac_filter, rbac_name
 from meshagent.translate.secrets import roots_secret, svid_name, svid_secret
@@ -60,11 +68,13 @@ def translate(view: ProxyView, svids: Svids, settings: Settings, previous: Trans
     memo = _Memo(previous, _common(view, settings))
     _add_rules(memo, view)
     for inbound in view.inbounds:
-        app = (inbound.service, inbound.instance, inbound.protocol, inbound.app_address, inbound.app_port)
-        memo.add(("app", inbound.service, inbound.instance), app, partial(_app, inbound))
+        app = (*_place(inbound), inbound.protocol, inbound.app_address, inbound.app_port)
+        memo.add(("app", *_place(inbound)), app, partial(_app, inbound))
+        if inbound.admission.rate_limit:
+            memo.add(("counted", *_place(inbound)), inbound.admission, partial(_counted, inbound))
         if inbound.plain_port:
-            plain = ("plain", inbound.service, inbound.instance)
-            memo.add(plain, (app, inbound.plain_port), partial(_plain, inbound, view, settings))
+            plain = ("plain", *_place(inbound))
+            memo.add(plain, (app, inbound.plain_port, _listened(inbound)), partial(_plain, inbound, view, settings))
     for port, group in groupby(sorted(view.inbounds, key=_by_port), key=lambda inbound: inbound.mtls_port):
         members = tuple(group)
         memo.add(("listen", port), tuple(map(_listened, members)), partial(_listener, members, view, settings))
@@ -106,6 +116,10 @@ def _common(view: ProxyView, settings: Settings) -> object:
     return (view.trust_domain, view.address, view.access_log, settings)
 
 
+def _place(inbound: Inbound) -> tuple[str, str]:
+    return (inbound.service, inbound.instance)
+
+
 def _by_port(inbound: Inbound) -> tuple[int, str, str]:
     return (inbound.mtls_port, inbound.service, inbound.instance)
 
@@ -113,7 +127,8 @@ def _by_port(inbound: Inbound) -> tuple[int, str, str]:
 def _listened(inbound: Inbound) -> Hashable:
     """What the listener depends on: everything but the rules, which travel by ECDS and leave the listener still."""
     closed = inbound.protocol == "tcp" and not inbound.default_open
-    fixed = (inbound.service, inbound.instance, inbound.protocol)
+    filters = (inbound.admission.rate_limit is not None, inbound.admission.adaptive_concurrency)
+    fixed = (inbound.service, inbound.instance, inbound.protocol, *filters)
     return (*fixed, inbound.chains, inbound.default_cut, closed, inbound.shut_out)
 
 
@@ -121,7 +136,7 @@ def _add_rules(memo: _Memo, view: ProxyView) -> None:
     """One filter for all instances of a service: they have the same guard."""
     for service, inbound in {inbound.service: inbound for inbound in view.inbounds}.items():
         plain = any(each.plain_port for each in view.inbounds if each.service == service)
-        cause = (inbound.guard, inbound.protocol, plain)
+        cause = (inbound.guard, inbound.protocol, plain, inbound.admission)
         memo.add(("rules", service), cause, partial(_rules, inbound, view, plain))
 
 
@@ -129,6 +144,8 @@ def _rules(inbound: Inbound, view: ProxyView, plain: bool) -> _Named:
     yield ECDS, rbac_name(inbound.service), rbac_filter(inbound, view.trust_domain)
     if plain:
         yield ECDS, plain_rbac_name(inbound.service), rbac_filter(inbound, view.trust_domain, plain=True)
+    if config := concurrency_config(inbound):
+        yield ECDS, config.name, config
 
 
 def _app(inbound: Inbound) -> _Named:
@@ -137,6 +154,10 @@ def _app(inbound: Inbound) -> _Named:
 
 def _listener(members: tuple[Inbound, ...], view: ProxyView, settings: Settings) -> _Named:
     yield LDS, inbound_listener_name(members[0].mtls_port), inbound_listener(members, view, settings)
+
+
+def _counted(inbound: Inbound) -> _Named:
+    yield RDS, inbound_routes_name(inbound), inbound_routes(inbound)
 
 
 def _plain(inbound: Inbound, view: ProxyView, settings: Settings) -> _Named:
