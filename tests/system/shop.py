@@ -29,12 +29,12 @@ class Shop:
 
 
 @asynccontextmanager
-async def shop(drain="3s", url="", access=None, agent_access=None):
+async def shop(drain="3s", url="", access=None, agent_access=None, ttl="1h"):
     """The shop on one host, with orders' calls, which are denied, all the while. The store is a file unless told.
 
     `agent_access`: who the agent is to the store, if it is not who the test is.
     """
-    async with live_mesh(url=url, access=access) as mesh:
+    async with live_mesh(ttl, url, access) as mesh:
         mesh.drain = drain
         mesh.agent_access = agent_access or mesh.access
         agent = await mesh.agent()
