@@ -36,6 +36,38 @@ class Keys:
         return f"{self.root}authority/rotation"
 
     @property
+    def authority(self) -> str:
+        """Prefix of what authorities and operators alone may see."""
+        return f"{self.root}authority/"
+
+    @property
+    def signers(self) -> str:
+        """Prefix of the authorities."""
+        return f"{self.root}authority/signers/"
+
+    @property
+    def tokens(self) -> str:
+        """Prefix of the join tokens."""
+        return f"{self.root}authority/tokens/"
+
+    @property
+    def grants(self) -> str:
+        """Prefix of what hosts were granted."""
+        return f"{self.root}authority/grants/"
+
+    def signer(self, name: str) -> str:
+        """One authority."""
+        return f"{self.signers}{name}"
+
+    def token(self, digest: str) -> str:
+        """One join token, by the hex SHA-256 of it."""
+        return f"{self.tokens}{digest}"
+
+    def grant(self, host: str) -> str:
+        """What one host was granted."""
+        return f"{self.grants}{host}"
+
+    @property
     def config(self) -> str:
         """Prefix of all policy."""
         return f"{self.root}config/"

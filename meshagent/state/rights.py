@@ -47,8 +47,9 @@ def key_rights(grantee: Grantee, keys: Keys) -> tuple[Right, ...]:
     if grantee.role == "agent":
         return Right(keys.config), Right(keys.bundle), Right(keys.report(grantee.host), write=True)
     if grantee.role == "operator":
-        return Right(keys.config, write=True), Right(keys.bundle), Right(keys.reports)
-    return Right(keys.manifest), Right(keys.mesh), Right(keys.bundle, write=True)
+        enrolment = Right(keys.signers), Right(keys.tokens, write=True), Right(keys.grants, write=True)
+        return Right(keys.config, write=True), Right(keys.bundle), Right(keys.reports), *enrolment
+    return Right(keys.manifest), Right(keys.mesh), Right(keys.bundle, write=True), Right(keys.authority, write=True)
 
 
 def catalog_rights(grantee: Grantee, keys: Keys) -> tuple[Right, ...]:

@@ -53,6 +53,8 @@ CONFIG, HISTORY = KEYS.document("intention", "payments"), KEYS.history(7)
 INDEX = KEYS.index_of(CONFIG)
 REPORT, NEIGHBOUR = KEYS.report("vm-1"), KEYS.report("vm-10")
 INSTANCE = KEYS.instance("payments", "vm-1", "payments")
+ENROLMENT = (KEYS.signer("a1"), KEYS.token("0a"), KEYS.grant("vm-1"))
+SEALED = f"{KEYS.authority}key"  # what is below authority/ without being one of these is the authorities' alone
 
 
 def printed(*words: str) -> str:
@@ -129,14 +131,15 @@ CONSUL_KEYS = {
             KEYS.report("vm-2"),
             NEIGHBOUR,
             f"{REPORT}/x",
+            *ENROLMENT,
         ),
-        (CONFIG, HISTORY, INDEX, KEYS.manifest, KEYS.mesh),
+        (CONFIG, HISTORY, INDEX, KEYS.manifest, KEYS.mesh, KEYS.token("0a"), KEYS.grant("vm-1")),
     ),
-    "authority": ((KEYS.manifest, KEYS.mesh, KEYS.bundle), (KEYS.bundle,)),
+    "authority": ((KEYS.manifest, KEYS.mesh, KEYS.bundle, *ENROLMENT, SEALED), (KEYS.bundle, *ENROLMENT, SEALED)),
 }
 EVERY_KEY = (
     *(CONFIG, HISTORY, INDEX, KEYS.manifest, KEYS.mesh, KEYS.bundle, REPORT, NEIGHBOUR, f"{REPORT}/x"),
-    *(KEYS.report("vm-2"), INSTANCE, *SEEDED[-3:], "meshagent/v1", f"{KEYS.bundle}2"),
+    *(KEYS.report("vm-2"), INSTANCE, *SEEDED[-3:], "meshagent/v1", f"{KEYS.bundle}2", *ENROLMENT),
 )
 
 
