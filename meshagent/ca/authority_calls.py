@@ -171,6 +171,25 @@ def fingerprint_of(root_pem: str) -> str:
         raise ValueError(f"is not one certificate: {error}") from None
 
 
+def issuer_among(intermediate_pem: str, roots: tuple[str, ...]) -> str:
+    """The root (PEM) that signed an intermediate: while roots change, newcomers must pin the one that is shown to them.
+
+    Raises CertificateRefused when none did.
+    """
+    from cryptography.exceptions import InvalidSignature
+
+    for root in roots:
+        try:
+            intermediate = x509.load_pem_x509_certificates(intermediate_pem.encode())[0]
+            intermediate.verify_directly_issued_by(x509.load_pem_x509_certificate(root.encode()))
+        except (*UNREADABLE, TypeError, InvalidSignature):
+            continue
+        return root
+    raise CertificateRefused(
+        "the authority's intermediate is of no root that the mesh believes", next_step="meshagent ca status"
+    )
+
+
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:
     """The body, which must not be larger than an authority's ever is."""
     body = await response.content.read(MAX_BODY + 1)

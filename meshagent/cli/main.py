@@ -26,6 +26,8 @@ NO_READER = 141  # 128 + SIGPIPE
 _COMMANDS = {
     "demo": Lazy("meshagent.cli.demo:demo", "The whole thing on this machine, in one command."),
     "init": Lazy("meshagent.cli.init:init", "Set up a new mesh in a store."),
+    "join": Lazy("meshagent.cli.join:join", "Let this host into a mesh with a join line."),
+    "token": Lazy("meshagent.cli.token:token", "Join lines for new hosts; deny a host that has joined."),
     "agent": Lazy("meshagent.cli.agent:agent", "Run this host's agent and its Envoy."),
     "up": Lazy("meshagent.cli.service:up", "Register services with this host's agent."),
     "down": Lazy("meshagent.cli.service:down", "Drain and deregister a service of this host."),

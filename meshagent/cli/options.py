@@ -115,7 +115,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     "output": {"type": click.Choice(FORMS), "help": "How data is printed; a table unless told."},
     "timeout": {"type": DURATION, "metavar": "DURATION", "help": "How long to wait, such as 500ms or 10s."},
 }
-_FLAGS = {"output": ("-o", "--output")}
+_FLAGS = {"output": ("-o", "--output"), "store_token_file": ("--store-token-file",)}
 
 
 def misuse(words: str) -> click.UsageError:

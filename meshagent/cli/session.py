@@ -42,6 +42,7 @@ class Session:
     output: Form | None = None
     wait: bool | None = None
     timeout: timedelta | None = None
+    store_token_file: Path | None = None
 
     def form(self, default: Form = "table") -> Form:
         """How data is to be printed."""
@@ -78,7 +79,7 @@ class Session:
                 f"there is no store at {url}",
                 next_step="start `meshagent agent` once, which makes it; or name another with --store or MESHAGENT_STORE",
             )
-        access = self._access(url)
+        access = self.access(url)
         store = await open_store(url, access)
         keys = Keys(signed=bool(signing.trust))
         catalog = catalog_at(url, access, store, keys)
@@ -94,12 +95,17 @@ class Session:
 
         return AgentClient(self.api or os.environ.get("MESHAGENT_API") or self._default_api())
 
-    def _access(self, url: str) -> Access:
-        """What the configuration says of us; a file asks for nothing, and reading one takes its time."""
+    def access(self, url: str = "") -> Access:
+        """Who we are to the store: as told, else as configured. A file asks for nothing, and reading one takes its time."""
+        from dataclasses import replace
+
         from meshagent.state.reach import access_of
         from meshagent.store.access import Access
 
-        return Access() if url.startswith("sqlite:") else access_of(self.configured())
+        if (url or self.store_url()).startswith("sqlite:"):
+            return Access()
+        found = access_of(self.configured())
+        return replace(found, token_file=self.store_token_file.absolute()) if self.store_token_file else found
 
     def _signing(self) -> Signing:
         """How policy is signed, as the configuration says; it is not read where nobody wrote one: that takes its time."""

@@ -46,7 +46,7 @@ async def make_credential(url: str, access: Access, rights: Rights) -> Credentia
         raise StoreDenied(
             f"no credential for {rights.name} could be made: {error}",
             next_step="use a credential that may make others (Consul: acl = write, etcd: root),"
-            " or make it by hand and name its file with --store-token-file",
+            " or make it by hand (--without-credential) and name its file to `meshagent join --store-token-file`",
         ) from None
     if kind == "sqlite":
         return None
