@@ -1,0 +1,161 @@
+"""What is allowed and yet most likely not meant. Pure. Each finding has a stable code; docs/lint.md explains them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from meshagent.cli.mesh import Seen, spoken
+from meshagent.cli.reading import Written, finding, name_of
+from meshagent.cli.soundness import case_gap, unknown_service
+from meshagent.errors import Problem
+from meshagent.model.intention import HttpMatch, Intention, IntentionSource
+from meshagent.model.kinds import Document
+from meshagent.model.mesh import Mesh
+from meshagent.model.names import ANY, HTTP_PROTOCOLS, Protocol
+from meshagent.model.service import Service
+from meshagent.state.changes import Name
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What the documents are judged with: all documents after them, the services that are known, and the time."""
+
+    documents: Mapping[Name, Document]
+    seen: Seen
+    known: Collection[str]
+    now: datetime
+
+    def protocols(self, service: str) -> frozenset[Protocol]:
+        """What a service speaks; empty when nobody knows."""
+        return spoken(self.documents.get(("service", service)), self.seen.instances, service)
+
+
+@dataclass(frozen=True, slots=True)
+class Lint:
+    """One finding."""
+
+    code: str
+    problem: Problem
+
+
+Check = Callable[[Written, Around], Iterator[Problem]]
+
+
+def lints(written: Sequence[Written], seen: Seen, now: datetime) -> tuple[Lint, ...]:
+    """Every finding on these documents, by file and line."""
+    documents = {name: stated.thing for name, stated in seen.documents.items()}
+    documents |= {name_of(each): each.document for each in written}
+    known = seen.services | {name for kind, name in documents if kind == "service"}
+    around = Around(documents, seen, known, now)
+    found = [
+        Lint(code, problem) for each in written for code, check in CHECKS.items() for problem in check(each, around)
+    ]
+    return tuple(sorted(found, key=lambda lint: (lint.problem.file, lint.problem.line, lint.code)))
+
+
+def _open_by_default(written: Written, _: Around) -> Iterator[Problem]:
+    if isinstance(written.document, Mesh) and written.document.default_action == "allow":
+        yield finding(written, "allow lets every call through that no intention names", "default_action")
+
+
+def _case_gap(written: Written, _: Around) -> Iterator[Problem]:
+    for index, source in _sources(written):
+        if gap := case_gap(source.permissions):
+            yield finding(written, gap, "sources", index, "permissions")
+
+
+def _nobody(written: Written, around: Around) -> Iterator[Problem]:
+    if not around.seen.services or not isinstance(written.document, Intention):
+        return  # a new mesh knows nobody yet
+    if words := unknown_service(written.document.name, around.known):
+        yield finding(written, words, "name")
+    for index, source in _sources(written):
+        if words := unknown_service(source.name, around.known):
+            yield finding(written, words, "sources", index, "name")
+
+
+def _over(written: Written, around: Around) -> Iterator[Problem]:
+    for index, source in _sources(written):
+        if source.expires_at is not None and source.expires_at <= around.now:
+            yield finding(
+                written, f"{source.name} ended at {source.expires_at}: it says nothing any more", "sources", index
+            )
+
+
+def _never_asked(written: Written, _: Around) -> Iterator[Problem]:
+    for index, source in _sources(written):
+        for place, later in enumerate(source.permissions):
+            for before, earlier in enumerate(source.permissions[:place]):
+                if covers(earlier.http, later.http):
+                    words = f"is never asked: permission {before} before it matches all that this one does"
+                    yield finding(written, words, "sources", index, "permissions", place)
+                    break
+
+
+def _everybody(written: Written, _: Around) -> Iterator[Problem]:
+    for index, source in _sources(written):
+        if source.name == ANY and source.action == "allow":
+            words = "allows every service, and each that will ever be registered: name those that are meant"
+            yield finding(written, words, "sources", index)
+
+
+def _permissive(written: Written, _: Around) -> Iterator[Problem]:
+    if isinstance(written.document, Service) and written.document.mtls == "permissive":
+        yield finding(written, "permissive takes plain text from anybody who can reach the port, unencrypted", "mtls")
+
+
+def _needs_requests(written: Written, around: Around) -> Iterator[Problem]:
+    service = written.document
+    if not isinstance(service, Service):
+        return
+    protocols = around.protocols(service.name)
+    if not protocols or any(protocol in HTTP_PROTOCOLS for protocol in protocols):
+        return
+    for field in ("rate_limit", "adaptive_concurrency"):
+        if getattr(service, field) is not None:
+            yield finding(written, f"counts requests, and {service.name} is a tcp service: it does nothing", field)
+    if service.load_balancer.hash_on:
+        yield finding(written, f"looks at requests, and {service.name} is a tcp service", "load_balancer", "hash_on")
+
+
+CHECKS: Mapping[str, Check] = {
+    "L001": _open_by_default,
+    "L002": _case_gap,
+    "L003": _nobody,
+    "L004": _over,
+    "L005": _never_asked,
+    "L006": _everybody,
+    "L007": _permissive,
+    "L008": _needs_requests,
+}
+
+
+def covers(wide: HttpMatch, narrow: HttpMatch) -> bool:
+    """Whether every request that `narrow` matches is matched by `wide`, as far as that can be told for certain."""
+    methods = not wide.methods or (bool(narrow.methods) and set(narrow.methods) <= set(wide.methods))
+    return methods and set(wide.headers) <= set(narrow.headers) and _covers_path(wide, narrow)
+
+
+def _covers_path(wide: HttpMatch, narrow: HttpMatch) -> bool:
+    if wide.path_exact is None and wide.path_prefix is None and wide.path_regex is None:
+        return True
+    if narrow.ignore_case and not wide.ignore_case:
+        return False
+    if wide.path_regex is not None:
+        return wide.path_regex == narrow.path_regex
+    if wide.path_exact is not None:
+        return narrow.path_exact is not None and _folded(wide, wide.path_exact) == _folded(wide, narrow.path_exact)
+    path = narrow.path_exact or narrow.path_prefix
+    prefix = _folded(wide, wide.path_prefix or "").rstrip("/")
+    return path is not None and (_folded(wide, path).rstrip("/") + "/").startswith(prefix + "/")
+
+
+def _folded(match: HttpMatch, path: str) -> str:
+    return path.lower() if match.ignore_case else path
+
+
+def _sources(written: Written) -> Iterator[tuple[int, IntentionSource]]:
+    if isinstance(written.document, Intention):
+        yield from enumerate(written.document.sources)
