@@ -133,9 +133,9 @@ class VaultAuthority:
         if reply.ok:
             return reply
         right = f"give the token's policy `update` on {path}, and check that the token has not ended"
+        role = f"check ca.mount, and the role: vault read {path.replace('/sign/', '/roles/')}"
         raise CertificateRefused(
-            f"Vault refuses {path}: {reply.said(token)}",
-            next_step=right if reply.status == FORBIDDEN else f"check ca.mount, and the role: vault read {path}",
+            f"Vault refuses {path}: {reply.said(token)}", next_step=right if reply.status == FORBIDDEN else role
         )
 
     async def _asked(self, method: str, path: str) -> Reply:

@@ -85,7 +85,7 @@ class Agent:
         config = self.directory / "agent.yaml"
         told = {key: value for key, value in asdict(self.mesh.agent_access).items() if value}
         config.write_text(
-            f"ca: {{provider: builtin, path: {self.mesh.ca}, ttl: {self.mesh.ttl}}}\n"
+            f"ca: {{{self.mesh.ca_settings}, ttl: {self.mesh.ttl}}}\n"
             f"envoy: {{drain: {self.mesh.drain}}}\n" + "".join(f"store_{key}: {value}\n" for key, value in told.items())
         )
         with self.log.open("ab") as log:
@@ -219,6 +219,7 @@ class LiveMesh:
         self.agent_access = self.access
         self.ttl = ttl
         self.ca = directory / "ca"
+        self.ca_settings = f"provider: builtin, path: {self.ca}"
         self.drain = "3s"
         self.agents: list[Agent] = []
         self.store = None
