@@ -83,14 +83,15 @@ def late(now: datetime, svid: Svid) -> bool:
 
 
 def patience(now: datetime, svid: Svid | None, attempt: int, random: float) -> timedelta:
-    """How long to wait after failure number `attempt` of renewing this SVID: `backoff`, but not far past its end.
+    """How long to wait after failure number `attempt` of renewing this SVID: `backoff`, but no more than a quarter of
+    what is left of it, so that a CA that comes back in time is asked in time.
 
     Without a good one there are at most 10 s between tries: new connections fail until one succeeds (fault R14).
     """
     wait = backoff(attempt, random)
-    without = SHORTEST_WAIT + (LONGEST_WAIT_WITHOUT - SHORTEST_WAIT) * random
-    left = svid.expires_at - now if svid and svid.not_before <= now + _CLOCK_BEHIND else timedelta(0)
-    return min(wait, max(left, timedelta(0)) + without)
+    if svid and svid.not_before <= now + _CLOCK_BEHIND and now < svid.expires_at:
+        return min(wait, max((svid.expires_at - now) / 4, SHORTEST_WAIT))
+    return min(wait, SHORTEST_WAIT + (LONGEST_WAIT_WITHOUT - SHORTEST_WAIT) * random)
 
 
 def root_digests(bundle: TrustBundle, trust_domain: str) -> frozenset[str]:

@@ -132,7 +132,6 @@ async def test_a_rotation_waits_for_everybody_but_those_that_are_named():
         await rotate(it.agent, "--next")
         it.called.process.send_signal(signal.SIGSTOP)
         try:
-            await it.mesh.intend("ledger", desk="allow", web="allow")
             late, _ = await rotate(it.agent, "--abort", "--timeout", "5s")
             assert late["stage"] == "none"
             await rotate(it.agent, "--next")
