@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -23,6 +24,7 @@ from meshagent.wire.consul import open_consul
 KEYS = Keys()
 HERE = Host("vm-here", "127.0.0.1")
 SEED = 20261121
+Register = Callable[[Iterable[Instance]], Awaitable[None]]
 _FIRST_PORT = 13_000
 _OPERATIONS = 63  # in a transaction, beside the node
 _NODE = {"Node": {"Verb": "set", "Node": {"Node": "elsewhere", "Address": "10.9.9.9"}}}
@@ -81,23 +83,29 @@ async def populate(store: Store, population: Population, url: str = "") -> int:
     """Write it into a store that holds a mesh. Returns the policy's revision, which makes all of it count at once."""
     found = (await store.read(KEYS.manifest)).entries[KEYS.manifest]
     revision = decode(Manifest, found.value).revision + 1
-    await register(store, url, population.registrations())
+    async with registering(store, url) as register:
+        await register(population.registrations())
     await commit_all(store, population.policies(revision))
     await bump(store, revision)
     return revision
 
 
-async def register(store: Store, url: str, instances: Iterable[Instance]) -> None:
-    """Put instances, which live for ever, where the store's catalog has them."""
+@asynccontextmanager
+async def registering(store: Store, url: str) -> AsyncIterator[Register]:
+    """Gives what puts instances, which live for ever, where the store's catalog has them."""
     if not url.startswith("consul:"):
-        await commit_all(store, (put_instance(KEYS, each, None) for each in instances))
+        yield lambda instances: commit_all(store, (put_instance(KEYS, each, None) for each in instances))
         return
     consul = open_consul(url, Access())
-    try:
+
+    async def register(instances: Iterable[Instance]) -> None:
         every = iter(instances)
         while some := list(islice(every, _OPERATIONS)):
             answer = await consul.put("/v1/txn", body=[_NODE, *map(_in_catalog, some)])
             assert answer.status == 200, answer.body
+
+    try:
+        yield register
     finally:
         await consul.close()
 

@@ -14,10 +14,11 @@ import os
 import statistics
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.population import HERE, KEYS, Population, bump, changes, everything, here, populate, register
+from bench.population import HERE, KEYS, Population, bump, changes, everything, here, populate, registering
 from meshagent.agent.converge import Converger
 from meshagent.model.world import World
 from meshagent.state.catalog import Shelf, put_instance
@@ -65,8 +66,9 @@ async def _on(store: str, population: Population) -> dict[str, float]:
 
 async def measure(population: Population, url: str = "") -> dict[str, float]:
     """One mesh of this size: from empty to converged, then endpoint by endpoint, intention by intention."""
-    async with live_mesh(url=url) as mesh:
+    async with live_mesh(url=url) as mesh, AsyncExitStack() as stack:
         agent = await mesh.agent()
+        register = await stack.enter_async_context(registering(mesh.store, url))
         agent.settings["services_dir"] = agent.directory / "services.d"
         began = time.perf_counter()
         revision = await populate(mesh.store, population, url)
@@ -79,7 +81,7 @@ async def measure(population: Population, url: str = "") -> dict[str, float]:
 
         async def endpoint(number: int) -> None:
             name = called[number % len(called)]
-            await register(mesh.store, url, [population.instance(name, 0, 22000 + number)])
+            await register([population.instance(name, 0, 22000 + number)])
 
         async def intention(number: int) -> None:
             name = population.names[0]

@@ -44,6 +44,16 @@ class Servers:
 
 
 @asynccontextmanager
+async def store_url(kind: str) -> AsyncIterator[str]:
+    """The URL of a new store of this kind; "" for sqlite, which every mesh of a test makes by itself."""
+    if kind == "sqlite":
+        yield ""
+        return
+    async with servers(kind) as made:
+        yield made.url
+
+
+@asynccontextmanager
 async def servers(kind: str, count: int = 1) -> AsyncIterator[Servers]:
     """Running servers; they and their data are gone afterwards."""
     context = {"consul": consul.servers, "etcd": etcd.servers}[kind](count)
