@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from meshagent.ca.authority_calls import Calls, fingerprint_of, known_by, known_by_nothing
 from meshagent.ca.host_identity import KEY_FILE, ROOTS_FILE, host_csr, host_key, keep_host
-from meshagent.errors import AuthorityUnavailable, EnrolmentRefused
+from meshagent.errors import AuthorityUnavailable, DataDirUnusable, EnrolmentRefused, NotFound
 from meshagent.model.identity import Svid, TrustBundle
 from meshagent.model.joining import JoinLine, check_place
-from meshagent.private import private_dir, write_private
+from meshagent.private import private_dir, read_private, write_private
 
 _MAX_ROOTS, _MAX_ADDRESSES = 16, 32
 
@@ -76,9 +77,21 @@ async def pinned_root(line: JoinLine) -> str:
     )
 
 
-def forget_host(directory: Path) -> None:
-    """Let go of the host's key, so that joining anew makes another one."""
-    (directory / KEY_FILE).unlink(missing_ok=True)
+@contextmanager
+def new_key(directory: Path) -> Iterator[None]:
+    """Within, the host has no key, so that joining makes another one; when that fails, the old one is back."""
+    path = directory / KEY_FILE
+    try:
+        old = read_private(path)
+    except (NotFound, DataDirUnusable):
+        old = b""
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException:
+        if old:
+            write_private(path, old)
+        raise
 
 
 def _match(fingerprint: str, roots: tuple[str, ...]) -> str:

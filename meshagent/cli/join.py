@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,14 +124,13 @@ async def _join(
     *,
     replace: bool,
 ) -> None:
-    from meshagent.agent.enrolment import enrol, forget_host
+    from meshagent.agent.enrolment import enrol, new_key
     from meshagent.cli.settings_files import agent_settings, older_settings, write_settings
 
     path = session.config_path()
     older_settings(path)  # what cannot be read is told before the token is spent
-    if replace:
-        forget_host(config.data_dir)
-    enrolled = await enrol(line, config.host.name, config.data_dir, now_utc)
+    with new_key(config.data_dir) if replace else nullcontext():
+        enrolled = await enrol(line, config.host.name, config.data_dir, now_utc)
     access = _access(enrolled, line, config.data_dir, store_token_file)
     store = session.store or enrolled.store
     if not store:

@@ -106,6 +106,11 @@ _SHARED: dict[str, dict[str, Any]] = {
         "metavar": "URL",
         "help": "Where the mesh is kept, such as sqlite:///var/lib/meshagent/mesh.db.  [env: MESHAGENT_STORE]",
     },
+    "store_token_file": {
+        "type": click.Path(dir_okay=False, path_type=Path),
+        "metavar": "FILE",
+        "help": "File (0600) with the store's token to use here, in place of the configured one.",
+    },
     "api": {"metavar": "SOCKET", "help": "The socket of this host's agent.  [env: MESHAGENT_API]"},
     "config": {
         "type": click.Path(dir_okay=False, path_type=Path),

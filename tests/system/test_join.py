@@ -91,10 +91,15 @@ async def test_a_second_join_says_so_and_asks_nobody_and_replace_joins_anew_with
         file.touch(0o600)
         file.write_text(line)
         await newcomer.run("join", "--host-name", "vm-b", "--from", str(file))
+        enrolled = authority.answers["enrol"]
         key, asked = (newcomer.data / "host.key").read_bytes(), len(authority.asked)
         out, _ = await newcomer.run("join", "-o", "json", given=line)
         assert json.loads(out)["host"] == "vm-b" and json.loads(out)["trust_domain"] == DOMAIN
         assert len(authority.asked) == asked
+        authority.answers["enrol"] = (403, {"message": "it is used"})
+        await newcomer.run("join", "--host-name", "vm-b", "--replace", given=line, code=1)
+        assert (newcomer.data / "host.key").read_bytes() == key
+        authority.answers["enrol"] = enrolled
         await newcomer.run("join", "--host-name", "vm-b", "--replace", given=line)
     assert (newcomer.data / "host.key").read_bytes() != key
 

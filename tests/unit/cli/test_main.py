@@ -42,6 +42,8 @@ def test_help_lists_every_command_in_the_order_of_need(commands):
     assert names == [
         "demo",
         "init",
+        "join",
+        "token",
         "agent",
         "up",
         "down",
@@ -52,6 +54,7 @@ def test_help_lists_every_command_in_the_order_of_need(commands):
         "status",
         "doctor",
         "proxy",
+        "ca",
         "store",
     ]
 
