@@ -6,6 +6,7 @@ entity for both ends of a connection; a short life that never outlasts the issue
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,6 +27,11 @@ ROOT_LIFE = timedelta(days=3650)
 SHORTEST_REST = timedelta(minutes=1)  # see `granted_ttl`
 BACKDATED = timedelta(seconds=60)  # for hosts whose clock is behind
 MAX_CSR_BYTES = 16 * 1024
+INTERMEDIATE_LIFE = timedelta(days=365)
+Uses = tuple[x509.ObjectIdentifier, ...]
+BOTH_ENDS: Uses = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+CLIENT_ONLY: Uses = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+SERVER_ONLY: Uses = (ExtendedKeyUsageOID.SERVER_AUTH,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +86,18 @@ def granted_ttl(asked: timedelta, cap: timedelta, now: datetime, issuer_ends: da
 
 
 def issue(
-    key: CertificatePublicKeyTypes, identity: str, ttl: timedelta, issuer: Issuer, now: datetime
+    key: CertificatePublicKeyTypes,
+    identity: str,
+    ttl: timedelta,
+    issuer: Issuer,
+    now: datetime,
+    uses: Uses = BOTH_ENDS,
+    places: tuple[str, ...] = (),
 ) -> x509.Certificate:
     """A certificate for `key` and `identity`, both already checked, that ends `ttl` from `now`.
 
     It begins up to 60 s earlier, but no more than a tenth of `ttl`: else half of a short life would be over at birth.
+    `places` are host names and IP addresses beside the identity: an authority's own certificate has them, no other.
     """
     builder = x509.CertificateBuilder(
         subject_name=x509.Name([]),
@@ -94,7 +107,7 @@ def issue(
         not_valid_before=max(now - min(BACKDATED, ttl / 10), issuer.certificate.not_valid_before_utc),
         not_valid_after=now + ttl,
     )
-    for extension, critical in _leaf_extensions(identity, issuer):
+    for extension, critical in _leaf_extensions(identity, issuer, uses, places):
         builder = builder.add_extension(extension, critical)
     return builder.sign(issuer.key, hashes.SHA256())
 
@@ -104,21 +117,51 @@ def new_root(
 ) -> x509.Certificate:
     """A self-signed root for one trust domain; of path length 0 it may sign end entities only, of 1 intermediates."""
     fingerprint = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    name = f"meshagent root {fingerprint.digest.hex()[:8]}"
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    builder = x509.CertificateBuilder(
-        subject_name=subject,
-        issuer_name=subject,
-        public_key=key.public_key(),
-        serial_number=_serial(),
-        not_valid_before=now - timedelta(hours=1),
-        not_valid_after=now + ROOT_LIFE,
-    )
+    subject = _common_name(f"meshagent root {fingerprint.digest.hex()[:8]}")
+    ends = now + ROOT_LIFE
+    return _ca(key.public_key(), subject, subject, trust_domain, now, ends, path_length).sign(key, hashes.SHA256())
+
+
+def new_intermediate(
+    key: CertificatePublicKeyTypes, name: str, trust_domain: str, root: Issuer, now: datetime
+) -> x509.Certificate:
+    """A CA of the authority of this name below `root`: of path length 0, for a year, or until the root ends."""
+    ends = min(now + INTERMEDIATE_LIFE, root.certificate.not_valid_after_utc)
+    begins = max(now, root.certificate.not_valid_before_utc + timedelta(hours=1))
+    subject = _common_name(f"meshagent authority {name}")
+    builder = _ca(key, subject, root.certificate.subject, trust_domain, begins, ends, 0)
+    issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(root.key.public_key())
+    return builder.add_extension(issued_by, critical=False).sign(root.key, hashes.SHA256())
+
+
+def _common_name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _ca(
+    key: CertificatePublicKeyTypes,
+    subject: x509.Name,
+    issuer: x509.Name,
+    trust_domain: str,
+    now: datetime,
+    ends: datetime,
+    path_length: int,
+) -> x509.CertificateBuilder:
     domain = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")])
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-    builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
-    builder = builder.add_extension(domain, critical=False).add_extension(fingerprint, critical=False)
-    return builder.sign(key, hashes.SHA256())
+    return (
+        x509.CertificateBuilder(
+            subject_name=subject,
+            issuer_name=issuer,
+            public_key=key,
+            serial_number=_serial(),
+            not_valid_before=now - timedelta(hours=1),
+            not_valid_after=ends,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(domain, critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
 
 
 def trust_domain_of(root: x509.Certificate) -> str:
@@ -136,17 +179,26 @@ def to_pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _leaf_extensions(identity: str, issuer: Issuer) -> tuple[tuple[x509.ExtensionType, bool], ...]:
+def _leaf_extensions(
+    identity: str, issuer: Issuer, uses: Uses, places: tuple[str, ...]
+) -> tuple[tuple[x509.ExtensionType, bool], ...]:
     """With an empty subject the name must be critical (RFC 5280, 4.2.1.6)."""
-    both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
+    names = [x509.UniformResourceIdentifier(identity), *map(_place, places)]
     return (
-        (x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)]), True),
+        (x509.SubjectAlternativeName(names), True),
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_usage(signs_certificates=False), True),
-        (x509.ExtendedKeyUsage(both), False),
+        (x509.ExtendedKeyUsage(uses), False),
         (issued_by, False),
     )
+
+
+def _place(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from meshagent.config import AgentConfig
+from meshagent.config import StoreConfig
 from meshagent.errors import NotFound, UsageProblem
 from meshagent.private import read_private, write_private
 from meshagent.state.signing import Signing, Trust, UnusableKey, new_signer, parse_public, parse_signer, public_text
@@ -12,7 +12,7 @@ from meshagent.state.signing import Signing, Trust, UnusableKey, new_signer, par
 _LONGEST = 16 * 1024  # bytes
 
 
-def load_signing(config: AgentConfig) -> Signing:
+def load_signing(config: StoreConfig) -> Signing:
     """What this machine signs policy with, and whom it believes: its own key and `policy_public_keys`.
 
     Raises UsageProblem for what is no key, NotFound and UnsafeFile for the file of the private one.

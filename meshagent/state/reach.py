@@ -15,13 +15,13 @@ from meshagent.store.base import Store
 from meshagent.wire.credentials import ConsulCredentials
 
 if TYPE_CHECKING:  # a command that reads no configuration does not import what reads one
-    from meshagent.config import AgentConfig
+    from meshagent.config import StoreConfig
 
 # How long a host may be silent before its instances count as gone.
 TTL = timedelta(seconds=10)
 
 
-def access_of(config: AgentConfig) -> Access:
+def access_of(config: StoreConfig) -> Access:
     """Who this machine is to a store on the network."""
     return Access(
         token_file=config.store_token_file,
@@ -33,7 +33,7 @@ def access_of(config: AgentConfig) -> Access:
     )
 
 
-async def open_configured(config: AgentConfig, url: str = "") -> Store:
+async def open_configured(config: StoreConfig, url: str = "") -> Store:
     """The configured store, or the one at `url` with the configured credentials. Raises what `open_store` does."""
     return await open_store(url or config.store, access_of(config))
 

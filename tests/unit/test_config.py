@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshagent import config
+from meshagent.config import agent as config
 from meshagent.config import (
     AgentConfig,
     Machine,
@@ -259,11 +259,11 @@ class Probe:
 )
 def test_the_default_route_s_address_is_ipv4_s_or_else_ipv6_s(monkeypatch, routes, address):
     monkeypatch.setattr(socket, "socket", Probe(routes))
-    assert config._route_address() == address
+    assert config.route_address() == address
 
 
 def test_a_host_without_a_route_is_told_to_set_its_address(monkeypatch):
     monkeypatch.setattr(socket, "socket", Probe({}))
     with pytest.raises(UsageProblem, match="no default route") as caught:
-        config._route_address()
+        config.route_address()
     assert caught.value.next_step == "set host.address in agent.yaml"

@@ -68,8 +68,8 @@ class EnvoyConfig(Model):
     drain: Duration = Field(default=timedelta(seconds=10), description="How long a stop waits for what is under way.")
 
 
-class AgentConfig(Model):
-    """Everything an agent is told. Every key is optional."""
+class StoreConfig(Model):
+    """Where the mesh is kept, who this machine is there, and how policy is signed: the same for every daemon."""
 
     store: str = Field(default="", description="Where the mesh is kept. Default: sqlite://<data_dir>/mesh.db.")
     store_token_file: Path | None = Field(default=None, description="File (0600) with Consul's ACL token.")
@@ -87,6 +87,16 @@ class AgentConfig(Model):
         default=(),
         description="Keys that policy must be signed with, as ed25519:BASE64 or files; none: it need not be signed.",
     )
+
+    @field_validator("policy_public_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, given: object) -> object:
+        return [each for each in re.split(r"[,\s]+", given) if each] if isinstance(given, str) else given
+
+
+class AgentConfig(StoreConfig):
+    """Everything an agent is told. Every key is optional."""
+
     host: HostConfig = Field(default=HostConfig(), description="This machine.")
     data_dir: Path = Field(default=Path(), description="State of this agent; one agent a directory.")
     runtime_dir: Path = Field(default=Path(), description="Sockets between agent and Envoy.")
@@ -101,11 +111,6 @@ class AgentConfig(Model):
         default=21000, description="The one port on which this host takes mTLS for all its services."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
-
-    @field_validator("policy_public_keys", mode="before")
-    @classmethod
-    def _split_keys(cls, given: object) -> object:
-        return [each for each in re.split(r"[,\s]+", given) if each] if isinstance(given, str) else given
 
     @field_validator("api")
     @classmethod
@@ -152,14 +157,19 @@ def load_config(
     Without `file`, agent.yaml is read where it stands by default, and nothing is wrong when it is not there.
     """
     environ = os.environ if env is None else env
-    machine = Machine(os.getuid(), socket.gethostname(), Path.home(), _route_address)
+    machine = Machine(os.getuid(), socket.gethostname(), Path.home(), route_address)
     path = file or config_dir(machine, environ) / "agent.yaml"
+    return make_config(read_settings_file(path, named=file is not None), str(path), environ, flags or {}, machine)
+
+
+def read_settings_file(path: Path, *, named: bool) -> str:
+    """The text of a settings file; "" when there is none and nobody `named` it. Raises InvalidDocument, UsageProblem."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        if file:
+        if named:
             raise UsageProblem(
-                f"there is no configuration file {file}", next_step="leave --config out, or name another"
+                f"there is no configuration file {path}", next_step="leave --config out, or name another"
             ) from None
         raw = b""
     except OSError as error:
@@ -167,7 +177,7 @@ def load_config(
     text = text_of(raw, str(path))
     if isinstance(text, Problem):
         raise InvalidDocument((text,))
-    return make_config(text, str(path), environ, flags or {}, machine)
+    return text
 
 
 def make_config(
@@ -219,10 +229,10 @@ def config_dir(machine: Machine, env: Mapping[str, str]) -> Path:
     """Where agent.yaml and services.d are by default."""
     if machine.uid == 0:
         return Path("/etc/meshagent")
-    return (_xdg(env, "XDG_CONFIG_HOME") or machine.home / ".config") / "meshagent"
+    return (xdg(env, "XDG_CONFIG_HOME") or machine.home / ".config") / "meshagent"
 
 
-def _xdg(env: Mapping[str, str], name: str) -> Path | None:
+def xdg(env: Mapping[str, str], name: str) -> Path | None:
     """An XDG directory; one that is not absolute is to be ignored, says the XDG base directory specification."""
     path = Path(env.get(name, ""))
     return path if path.is_absolute() else None
@@ -250,10 +260,10 @@ def _told(env: Mapping[str, str], flags: Mapping[str, object]) -> tuple[dict[str
 
 def _with_defaults(data: dict[str, Any], env: Mapping[str, str], machine: Machine) -> dict[str, Any]:
     root = machine.uid == 0
-    state = (_xdg(env, "XDG_STATE_HOME") or machine.home / ".local/state") / "meshagent"
+    state = (xdg(env, "XDG_STATE_HOME") or machine.home / ".local/state") / "meshagent"
     data.setdefault("data_dir", Path("/var/lib/meshagent") if root else state)
     data["data_dir"] = Path(data["data_dir"]).absolute()
-    session = _xdg(env, "XDG_RUNTIME_DIR")
+    session = xdg(env, "XDG_RUNTIME_DIR")
     runtime = session / "meshagent" if session else data["data_dir"] / "run"
     data.setdefault("runtime_dir", Path("/run/meshagent") if root else runtime)
     data["runtime_dir"] = Path(data["runtime_dir"]).absolute()
@@ -284,7 +294,7 @@ def host_name(hostname: str) -> str:
     return label or "host"
 
 
-def _route_address() -> str:
+def route_address() -> str:
     """The local address of the default route. Connecting a datagram socket sends nothing."""
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
