@@ -102,11 +102,10 @@ async def standing(directory: Path, issuer: Root, *uris: str, newest: ssl.TLSVer
             made.asked.append((path, body))
             made.heads.append(head)
             answer = made.answers.get(path.removeprefix("/v1/"))
-            status, value = (404, {"message": "no"}) if answer is None else (200, answer)
+            value = answer(json.loads(body or b"{}")) if callable(answer) else answer
+            status, value = (404, {"message": "no"}) if value is None else (200, value)
             if isinstance(value, tuple):
                 status, value = value
-            if callable(value):
-                value = value(json.loads(body or b"{}"))
             text = value if isinstance(value, bytes) else json.dumps(value).encode()
             writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n".encode())
             writer.write(text)
