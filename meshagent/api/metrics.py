@@ -42,16 +42,50 @@ class _Status(Collector):
         restarts = CounterMetricFamily("meshagent_envoy_restarts", "Times that Envoy ended and was started again.")
         restarts.add_metric([], status["envoy"]["restarts"])
         yield restarts
-        expiry = GaugeMetricFamily(
-            "meshagent_svid_expires_at_seconds", "When each SVID ends (Unix time).", labels=["service"]
-        )
-        for service, svid in status["svids"].items():
-            expiry.add_metric([service], datetime.fromisoformat(svid["expires_at"]).timestamp())
-        yield expiry
+        yield from _svids(status["svids"])
+        yield from _trust(status)
         sent = CounterMetricFamily("meshagent_xds_sent", "Resources sent to Envoy since it connected.", labels=["type"])
         for name, count in status["sent"].items():
             sent.add_metric([name], count)
         yield sent
+
+
+def _svids(svids: dict[str, Any]) -> Iterator[Metric]:
+    expiry = GaugeMetricFamily(
+        "meshagent_svid_expires_at_seconds", "When each SVID ends (Unix time).", labels=["service"]
+    )
+    overdue = GaugeMetricFamily(
+        "meshagent_svid_overdue", "1 while an SVID is not renewed after 66 % of its life.", labels=["service"]
+    )
+    unserved = GaugeMetricFamily(
+        "meshagent_svid_unserved", "1 while Envoy serves another certificate than was issued.", labels=["service"]
+    )
+    renewals = CounterMetricFamily("meshagent_svid_renewals", "SVIDs issued and renewed.", labels=["service"])
+    failures = CounterMetricFamily("meshagent_svid_renewal_failures", "Renewals that failed.", labels=["service"])
+    for service, svid in svids.items():
+        expiry.add_metric([service], datetime.fromisoformat(svid["expires_at"]).timestamp())
+        overdue.add_metric([service], int(svid["overdue"]))
+        unserved.add_metric([service], int(not svid["served"]))
+        renewals.add_metric([service], svid["renewals"])
+        failures.add_metric([service], svid["failures"])
+    yield from (expiry, overdue, unserved, renewals, failures)
+
+
+def _trust(status: dict[str, Any]) -> Iterator[Metric]:
+    roots = GaugeMetricFamily(
+        "meshagent_root_expires_at_seconds", "When each root of the mesh ends (Unix time).", labels=["root"]
+    )
+    for root in status["roots"]:
+        roots.add_metric([root["digest"][:16]], datetime.fromisoformat(root["expires_at"]).timestamp())
+    yield roots
+    bundle = GaugeMetricFamily(
+        "meshagent_trust_bundle_info", "1, with the digest of the trust bundle that Envoy applied.", labels=["digest"]
+    )
+    bundle.add_metric([status["bundle"]], 1)
+    yield bundle
+    if status["ca_skew_seconds"] is not None:
+        text = "Seconds that the authority's clock is ahead of this host's."
+        yield _gauge("meshagent_ca_clock_skew_seconds", text, status["ca_skew_seconds"])
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

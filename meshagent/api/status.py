@@ -13,10 +13,6 @@ from meshagent.xds.types import short_name
 def agent_status(operations: Operations, envoy: EnvoyProcess, facts: dict[str, str]) -> dict[str, Any]:
     """GET /v1/status."""
     world, here, watching = operations.converger.world, operations.here, operations.watching
-    svids = {
-        service: {"spiffe_id": svid.spiffe_id, "expires_at": svid.expires_at.isoformat(), "serial": svid.serial}
-        for service, svid in sorted(operations.identities.svids.items())
-    }
     return {
         "host": here.name,
         "address": here.address,
@@ -32,10 +28,42 @@ def agent_status(operations: Operations, envoy: EnvoyProcess, facts: dict[str, s
         "problems": operations.problems(),
         "rejected": operations.rejected(),
         "services": sorted({name for name, _ in operations.roster.registered}),
-        "svids": svids,
+        "svids": _svids(operations),
+        "bundle": operations.applied_bundle,
+        "roots": _roots(operations),
+        "ca_skew_seconds": operations.authorities.skew,
         "envoy": {"pid": envoy.pid, "ready": bool(operations.xds.streams), "restarts": envoy.restarts},
         "sent": _sent(operations),
     }
+
+
+def _svids(operations: Operations) -> dict[str, dict[str, Any]]:
+    held, unserved = operations.identities, operations.served.unserved
+    return {
+        service: {
+            "spiffe_id": svid.spiffe_id,
+            "expires_at": svid.expires_at.isoformat(),
+            "serial": svid.serial,
+            "root": svid.root_digest,
+            "served": service not in unserved,
+            "overdue": service in held.overdue,
+            "renewals": held.renewals[service],
+            "failures": held.refusals[service],
+        }
+        for service, svid in sorted(held.svids.items())
+    }
+
+
+def _roots(operations: Operations) -> list[dict[str, Any]]:
+    """The roots of this mesh's own trust domain; none before the first certificate, which brings the parser with it."""
+    world = operations.converger.world
+    if world is None or not operations.identities.svids:
+        return []
+    from meshagent.ca.roots import ends_of
+
+    found = ends_of(world.bundle.of(world.mesh.trust_domain))
+    leaving = world.bundle.leaving
+    return [{"digest": root, "expires_at": end.isoformat(), "leaving": root in leaving} for root, end in found]
 
 
 def service_rows(operations: Operations) -> list[dict[str, Any]]:

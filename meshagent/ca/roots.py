@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 
 from meshagent.ca.issuance import to_pem
 from meshagent.ca.x509 import MAX_ANSWER_BYTES, UNREADABLE
@@ -29,6 +33,17 @@ def bundle_of(pem: bytes, trust_domain: str, source: str) -> TrustBundle:
     if not roots:
         raise _refused(f"{source} holds no root: no CA's certificate that is signed by itself")
     return TrustBundle(((trust_domain, tuple(dict.fromkeys(to_pem(one).decode() for one in roots))),))
+
+
+@lru_cache(maxsize=8)
+def ends_of(pems: tuple[str, ...]) -> tuple[tuple[str, datetime], ...]:
+    """Hex SHA-256 and end of every certificate in these texts; what cannot be read is left out."""
+    found: list[tuple[str, datetime]] = []
+    for pem in pems:
+        with suppress(*UNREADABLE):
+            certificates = x509.load_pem_x509_certificates(pem.encode())
+            found += [(one.fingerprint(hashes.SHA256()).hex(), one.not_valid_after_utc) for one in certificates]
+    return tuple(found)
 
 
 def read_trusted(path: Path, what: str) -> bytes:

@@ -83,9 +83,9 @@ def late(now: datetime, svid: Svid) -> bool:
 
 
 def patience(now: datetime, svid: Svid | None, attempt: int, random: float) -> timedelta:
-    """How long to wait after failure number `attempt` of renewing this SVID: `backoff`, but no more than a quarter of
-    what is left of it, so that a CA that comes back in time is asked in time.
+    """How long to wait after failure number `attempt` of renewing this SVID.
 
+    That is `backoff`, but no more than a quarter of what is left: a CA that comes back in time is asked in time.
     Without a good one there are at most 10 s between tries: new connections fail until one succeeds (fault R14).
     """
     wait = backoff(attempt, random)

@@ -12,6 +12,13 @@ from meshagent.state.records import ReportRecord
 from meshagent.store.base import StoreHealth
 
 _SKEW = timedelta(minutes=2)
+_ROOT_WARNING = timedelta(days=30)
+_MEND = "mend what is named; until then the last good one holds"
+_STEPS = {
+    "svid": "see svid_not_renewed in the agent's log; the certificate in use serves until it ends",
+    "served": "meshagent proxy status; an Envoy that stays behind is restarted with its agent: meshagent agent",
+    "ca": "mend what is named before the certificates in use end",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +95,31 @@ def _agent(facts: Facts) -> Iterator[Finding]:
         behind = f"applies revision {agent.get('applied_revision')}, the store has {facts.revision}"
         yield Finding("agent", "warning", behind, "try again in a second; then: meshagent proxy status")
     for key, problem in sorted(agent.get("problems", {}).items()):
-        yield Finding("agent", "bad", f"{key}: {problem}", "mend what is named; until then the last good one holds")
+        yield Finding("agent", "bad", f"{key}: {problem}", _STEPS.get(key.partition("/")[0], _MEND))
     for name, problem in sorted(agent.get("rejected", {}).items()):
         yield Finding("envoy", "bad", f"rejects {name}: {problem}", "meshagent proxy status")
     yield from _svids(
         "this host", {name: svid["expires_at"] for name, svid in agent.get("svids", {}).items()}, facts.at
     )
+    yield from _overdue(agent)
+    yield from _roots(agent, facts.at)
+
+
+def _overdue(agent: Mapping[str, Any]) -> Iterator[Finding]:
+    for service, svid in sorted(agent.get("svids", {}).items()):
+        if svid.get("overdue"):
+            what = (
+                f"the certificate of {service} is not renewed after 66 % of its life; it ends at {svid['expires_at']}"
+            )
+            yield Finding("identity", "bad", what, "see svid_not_renewed in the agent's log")
+
+
+def _roots(agent: Mapping[str, Any], at: datetime) -> Iterator[Finding]:
+    for root in agent.get("roots", ()):
+        left = datetime.fromisoformat(root["expires_at"]) - at
+        if left <= _ROOT_WARNING and not root.get("leaving"):
+            what = f"the root {root['digest'][:16]} ends at {root['expires_at']}"
+            yield Finding("identity", "bad" if left <= timedelta(0) else "warning", what, "meshagent ca rotate")
 
 
 def _svids(where: str, ends: Mapping[str, str | datetime], at: datetime) -> Iterator[Finding]:
@@ -120,5 +146,9 @@ def _fleet(facts: Facts) -> Iterator[Finding]:
     if len(versions) > 1:
         step = "finish the upgrade before using what only the newer one knows"
         yield Finding("fleet", "warning", f"agents of several versions: {', '.join(versions)}", step)
+    bundles = {report.bundle for report in facts.reports if report.bundle}
+    if len(bundles) > 1:
+        step = "wait some seconds; then look at the hosts that are behind: meshagent ca rotate --status"
+        yield Finding("fleet", "warning", f"hosts believe different roots: {len(bundles)} trust bundles", step)
     if facts.reports and not any(report.problems or report.rejected for report in facts.reports):
         yield Finding("fleet", "ok", f"{len(facts.reports)} hosts report, none with a problem")

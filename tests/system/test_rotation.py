@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 import time
@@ -13,9 +12,9 @@ import pytest
 
 from tests.system.forged import DOMAIN, Forger, Peer
 from tests.system.load import Calls, stand
+from tests.system.shop import lasting
 
-SOAK = bool(os.environ.get("MESHAGENT_SOAK"))
-SECONDS = 600 if SOAK else 60
+SECONDS = lasting(600, 45)
 pytestmark = [pytest.mark.timeout(900)]
 
 
@@ -75,7 +74,7 @@ async def test_certificates_of_thirty_seconds_are_renewed_under_load_and_nothing
 
 
 async def test_fault_r15_the_root_is_replaced_under_load_and_attack_21_the_old_one_is_refused_once_it_is_retired():
-    async with stand("16s") as it, Calls(it.http, it.tcp) as calls:
+    async with stand("12s") as it, Calls(it.http, it.tcp) as calls:
         ca = it.mesh.directory / "ca"
         old = Forger(it.mesh.directory, ca)
         before, _ = await rotate(it.agent, "--next")
@@ -95,7 +94,7 @@ async def test_fault_r15_the_root_is_replaced_under_load_and_attack_21_the_old_o
         for _ in range(5):
             assert not await admits(it.agent, old), "attack 21"
         await asyncio.sleep(1.0)
-        assert not calls.failed() and calls.count() > 200 * 16
+        assert not calls.failed() and calls.count() > 200 * 12
         assert [each.name for each in ca.glob("*.key")] == ["root.key"]
         for agent in (it.agent, it.called):
             assert agent.status()["problems"] == {}

@@ -114,7 +114,18 @@ def test_every_metric_is_listed_with_its_type():
         "rejected": {},
         "services": [],
         "envoy": {"ready": True, "restarts": 0},
-        "svids": {"web": {"expires_at": datetime(2027, 1, 1, tzinfo=UTC).isoformat()}},
+        "svids": {
+            "web": {
+                "expires_at": datetime(2027, 1, 1, tzinfo=UTC).isoformat(),
+                "served": True,
+                "overdue": False,
+                "renewals": 1,
+                "failures": 0,
+            }
+        },
+        "bundle": "0123456789abcdef",
+        "roots": [{"digest": "0" * 64, "expires_at": datetime(2030, 1, 1, tzinfo=UTC).isoformat(), "leaving": False}],
+        "ca_skew_seconds": 0.5,
         "sent": {"CDS": 1},
     }
     served = re.findall(r"^# TYPE (\S+) (\S+)$", metrics_text(status).decode(), re.MULTILINE)

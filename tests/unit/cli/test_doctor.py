@@ -86,3 +86,35 @@ def test_without_store_and_agent_both_are_named(env):
 
     found = Commands(env).json("doctor", code=1)
     assert [each["about"] for each in found if each["state"] == "bad"] == ["store", "agent"]
+
+
+def test_a_certificate_that_is_not_renewed_in_time_is_bad_before_it_ends():
+    svid = {"expires_at": (NOW + timedelta(minutes=15)).isoformat(), "overdue": True}
+    facts = Facts(NOW, store=WELL, agent={**AGENT, "svids": {"web": svid}})
+    (found,) = [each for each in diagnose(facts) if each.about == "identity"]
+    assert found.state == "bad" and "web is not renewed after 66 %" in found.what
+
+
+def test_a_certificate_that_envoy_does_not_serve_has_a_next_step_of_its_own():
+    problems = {"served/web": "Envoy serves another certificate", "intention/x": "broken"}
+    facts = Facts(NOW, store=WELL, agent={**AGENT, "problems": problems})
+    steps = {each.what.partition(":")[0]: each.next_step for each in diagnose(facts) if each.about == "agent"}
+    assert "proxy status" in steps["served/web"] and steps["intention/x"] != steps["served/web"]
+
+
+@pytest.mark.parametrize(("days", "state"), [(31, None), (29, "warning"), (-1, "bad")])
+def test_a_root_that_ends_is_told_a_month_before(days, state):
+    root = {"digest": "ab" * 32, "expires_at": (NOW + timedelta(days=days)).isoformat(), "leaving": False}
+    found = diagnose(Facts(NOW, store=WELL, agent={**AGENT, "roots": [root, {**root, "leaving": True}]}))
+    told = [(each.state, each.next_step) for each in found if "root abab" in each.what]
+    assert told == ([(state, "meshagent ca rotate")] if state else [])
+
+
+def test_hosts_that_believe_different_roots_are_told():
+    def report(host, bundle):
+        return ReportRecord(host=host, revision=1, services=[], agent_version="1", bundle=bundle, at=NOW)
+
+    both = diagnose(Facts(NOW, store=WELL, reports=[report("vm-1", "aa"), report("vm-2", "bb")]))
+    same = diagnose(Facts(NOW, store=WELL, reports=[report("vm-1", "aa"), report("vm-2", "aa")]))
+    assert any("different roots" in each.what for each in both)
+    assert not any("different roots" in each.what for each in same)
