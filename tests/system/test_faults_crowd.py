@@ -56,8 +56,12 @@ def make_known(store):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("kind", KINDS)
-async def test_fault_r38_a_hundred_agents_that_boot_together_are_ready_in_30_s_and_no_store_is_stormed(kind):
+async def test_fault_r38_a_hundred_agents_that_boot_together_are_ready_in_30_s_and_no_store_is_stormed():
+    await asyncio.gather(*(boot_together(kind) for kind in KINDS))
+
+
+async def boot_together(kind):
+    """Both stores side by side: it is half a minute for either."""
     async with (
         servers(kind) as store,
         counting(store.ports[0]) as way,
@@ -71,12 +75,12 @@ async def test_fault_r38_a_hundred_agents_that_boot_together_are_ready_in_30_s_a
             began = time.monotonic()
             starting = asyncio.create_task(start())
             await asyncio.gather(it.agent.start(), second.start())
-            print(f"{kind}: two agents with Envoy after {time.monotonic() - began:.1f} s", end=", ")
+            serving = time.monotonic() - began
             async with asyncio.timeout(40):
                 ready = await starting
-            most, asked = way.most(2.0, since=began) / 2, len([each for each in way.times if each >= began])
-            print(f"all after {max(ready) - began:.1f} s, {asked} requests, at most {most:.0f} a second")
-            assert len(ready) == SIZE and max(ready) - began < 30.0
+            last, most = max(ready) - began, way.most(2.0, since=began) / 2
+            print(f"{kind}: Envoys served after {serving:.1f} s, all after {last:.1f} s, at most {most:.0f} requests/s")
+            assert len(ready) == SIZE and last < 30.0
             assert most < BARS[kind]
             await it.mesh.applied(await it.mesh.intend("payments", web="allow", orders="deny", batch="allow"))
             assert load.failed() == [] and len(load.answers) > 500
