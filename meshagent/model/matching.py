@@ -26,6 +26,12 @@ def _check_text(text: str) -> str:
     return text
 
 
+def _check_cookie(text: str) -> str:
+    if any(letter in ' ",;\\' for letter in text):
+        raise ValueError("must not hold a blank, a quote, a comma, a semicolon or a backslash, as no cookie does")
+    return text
+
+
 def _check_grpc(text: str) -> str:
     if not _GRPC_NAME.fullmatch(text):
         raise ValueError("must be a name such as shop.v1.Cart")
@@ -34,9 +40,13 @@ def _check_grpc(text: str) -> str:
 
 HeaderKey = Annotated[str, Field(max_length=128), AfterValidator(_check_header)]
 Text = Annotated[str, Field(max_length=1024), AfterValidator(_check_text)]
+CookieText = Annotated[str, Field(max_length=1024), AfterValidator(_check_text), AfterValidator(_check_cookie)]
 Part = Annotated[Text, Field(min_length=1)]
 GrpcName = Annotated[str, Field(max_length=256), AfterValidator(_check_grpc)]
 Region = Annotated[str, Field(min_length=1, max_length=63)]
+
+
+_MATCHERS = ("exact", "prefix", "suffix", "regex", "present")
 
 
 class _Named(Model):
@@ -45,34 +55,39 @@ class _Named(Model):
     exact: Text | None = None
     prefix: Part | None = None
     suffix: Part | None = None
-    regex: Regex | None = None
     present: bool | None = None
 
     @model_validator(mode="after")
     def _one_matcher(self) -> Self:
-        given = [name for name in ("exact", "prefix", "suffix", "regex", "present") if getattr(self, name) is not None]
+        known = [name for name in _MATCHERS if name in type(self).model_fields]
+        given = [name for name in known if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"takes one of exact, prefix, suffix, regex and present, not {' and '.join(given)}")
+            raise ValueError(f"takes one of {', '.join(known[:-1])} and {known[-1]}, not {' and '.join(given)}")
         return self
 
 
 class RouteHeader(_Named):
-    """A condition on a request header. `invert`: it must not hold; a header that is not there does not hold."""
+    """A condition on a request header, of which any value may meet it. `invert`: it must not hold; absent is empty then."""
 
     name: HeaderKey
+    regex: Regex | None = None
     invert: bool = False
 
 
 class QueryParameter(_Named):
-    """A condition on a query parameter."""
+    """A condition on a query parameter, of which the first value counts, as it is written in the URL."""
 
-    name: Part
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~!$'()*,;:@/?-]{1,128}$")]
+    regex: Regex | None = None
 
 
 class Cookie(_Named):
-    """A condition on a cookie."""
+    """A condition on a cookie, of which any value may meet it. No regex: it could not be kept from reading the next one."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
+    exact: CookieText | None = None
+    prefix: Annotated[CookieText, Field(min_length=1)] | None = None
+    suffix: Annotated[CookieText, Field(min_length=1)] | None = None
 
 
 class GrpcCall(Model):
@@ -82,10 +97,13 @@ class GrpcCall(Model):
     method: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")] | None = None
 
 
-class RouteMatch(Model):
-    """What a request must look like, and who makes it. Every condition given must hold; of a list of alternatives, one.
+_WHO = ("sources", "regions")
 
-    `sources` and `regions` are the callers' services and where their hosts stand.
+
+class RouteMatch(Model):
+    """What a request must look like, and who makes it: every condition, of `methods`, `sources` and `regions` one.
+
+    `sources` and `regions` are the callers' services and where their hosts stand. Paths are compared as intentions' are.
     """
 
     path_exact: Path | None = None
@@ -112,4 +130,9 @@ class RouteMatch(Model):
     @property
     def by_request(self) -> bool:
         """Whether anything of an HTTP request is looked at."""
-        return bool(self.model_fields_set - {"sources", "regions"})
+        return any(getattr(self, name) for name in type(self).model_fields if name not in _WHO)
+
+    @property
+    def whole_path(self) -> bool:
+        """Whether it names a path of which no part can be told apart."""
+        return any((self.path_exact, self.path_regex, self.grpc))
