@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from bench.rivals import rival
+from bench.shapes import haproxy
 from meshagent.ca.builtin import open_builtin
 from meshagent.ca.x509 import new_key_and_csr
 from meshagent.envoy.locate import locate
@@ -36,7 +37,7 @@ _ERRORS = re.compile(r"Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)")
 
 async def run() -> dict:
     """Each ratio with its rounds; below 1.00 the first one named is cheaper."""
-    for tool in ("wrk", "nginx", "taskset"):
+    for tool in ("wrk", "nginx", "taskset", "haproxy"):
         if not shutil.which(tool):
             sys.exit(f"{tool} is needed: apt-get install {'util-linux' if tool == 'taskset' else tool}")
     async with live_mesh() as mesh:
@@ -44,16 +45,23 @@ async def run() -> dict:
         agent = await mesh.agent()
         with nginx(mesh.directory, backend):
             web, tcp = await _generated(mesh, agent, backend)
-            with rivals(mesh.directory, backend, ("lean", "lean", "defaults")) as (lean, control, defaults):
+            kinds = ("lean", "lean", "defaults", "kuma", "consul", "istio")
+            with rivals(mesh.directory, backend, kinds) as found, haproxies(mesh.directory, backend) as others:
+                lean, control, defaults, kuma, consul, istio = found
                 ours = agent.envoy_pid()
                 pin(ours)
-                for port in (web, tcp, lean[1], control[1], defaults[1]):
+                for port in (web, tcp, *(port for _, port in (*found, *others))):
                     assert (await get(port)).status == 200
                 pairs = {
                     "A/A control: lean H2 / lean H2": (control, lean),
                     "generated L7 / hand-written lean H2": ((ours, web), lean),
                     "generated L7 / Envoy's defaults over H1": ((ours, web), defaults),
+                    "generated L7 / Kuma-shaped": ((ours, web), kuma),
+                    "generated L7 / Consul-shaped": ((ours, web), consul),
+                    "generated L7 / Istio-shaped": ((ours, web), istio),
+                    "generated L7 / HAProxy http": ((ours, web), others[0]),
                     "generated L4 / hand-written lean H2": ((ours, tcp), lean),
+                    "generated L4 / HAProxy tcp": ((ours, tcp), others[1]),
                 }
                 return {name: await _ratio(name, *pair) for name, pair in pairs.items()}
 
@@ -145,6 +153,31 @@ def rivals(directory: Path, backend: int, kinds: tuple[str, ...]):
         for process, port in zip(processes, [port for _, port in found], strict=True):
             wait_for(port)
             pin(process.pid)
+        yield found
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+
+
+@contextmanager
+def haproxies(directory: Path, backend: int):
+    """(pid, port) of a HAProxy for HTTP and of one for TCP, each with both hops, pinned to the second core."""
+    for service in ("web", "payments"):
+        pair = (directory / "bench" / f"{service}.{kind}" for kind in ("pem", "key"))
+        (directory / "bench" / f"{service}.both").write_bytes(b"".join(path.read_bytes() for path in pair))
+    processes, found = [], []
+    for mode in ("http", "tcp"):
+        port = free_port()
+        file = directory / f"haproxy-{mode}.cfg"
+        file.write_text(haproxy(str(directory / "bench"), mode, port, free_port(), backend))
+        process = subprocess.Popen(["haproxy", "-db", "-q", "-f", str(file)])
+        processes.append(process)
+        found.append((process.pid, port))
+    try:
+        for pid, port in found:
+            wait_for(port)
+            pin(pid)
         yield found
     finally:
         for process in processes:

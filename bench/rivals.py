@@ -1,13 +1,15 @@
 """Hand-written Envoy configurations to compare with: one Envoy that carries both hops, as the agent's does.
 
 `lean`: HTTP/2 between the sidecars and the settings of a careful hand (few statistics, no dynamic ones, no extra headers).
-`defaults`: HTTP/1.1 between the sidecars, and Envoy's defaults wherever nothing had to be said.
+`defaults`: HTTP/1.1 between the sidecars, and Envoy's defaults wherever nothing had to be said. The others: bench/shapes.py.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+from bench.shapes import SHAPES, shaped
 
 _T = "type.googleapis.com/envoy."
 _STATS = [
@@ -20,6 +22,7 @@ _STATS = [
 def rival(kind: str, directory: Path, outbound: int, inbound: int, app: int) -> dict[str, Any]:
     """A whole bootstrap. `directory` holds root.pem, web.pem/.key and payments.pem/.key."""
     lean = kind == "lean"
+    h2 = kind in ("lean", "kuma")
     config: dict[str, Any] = {
         "node": {"id": kind, "cluster": "bench"},
         "static_resources": {
@@ -29,16 +32,16 @@ def rival(kind: str, directory: Path, outbound: int, inbound: int, app: int) -> 
                     "in",
                     inbound,
                     _manager("in", "app", lean, rbac=True),
-                    _tls("Downstream", directory, "payments", None, lean),
+                    _tls("Downstream", directory, "payments", None, h2),
                 ),
             ],
-            "clusters": [_mtls_cluster(directory, inbound, lean), _cluster("app", app)],
+            "clusters": [_mtls_cluster(directory, inbound, h2), _cluster("app", app)],
         },
     }
     if lean:
         patterns = [{"safe_regex": {"regex": each}} for each in _STATS]
         config["stats_config"] = {"stats_matcher": {"inclusion_list": {"patterns": patterns}}}
-    return config
+    return shaped(kind, config) if kind in SHAPES else config
 
 
 def _manager(prefix: str, cluster: str, lean: bool, *, rbac: bool) -> dict[str, Any]:
@@ -69,9 +72,9 @@ def _listener(name: str, port: int, manager: dict[str, Any], tls: dict[str, Any]
     return {"name": name, "address": _address(port), "filter_chains": [chain]}
 
 
-def _mtls_cluster(directory: Path, port: int, lean: bool) -> dict[str, Any]:
-    cluster = _cluster("mtls", port) | {"transport_socket": _tls("Upstream", directory, "web", "payments", lean)}
-    if lean:
+def _mtls_cluster(directory: Path, port: int, h2: bool) -> dict[str, Any]:
+    cluster = _cluster("mtls", port) | {"transport_socket": _tls("Upstream", directory, "web", "payments", h2)}
+    if h2:
         options = f"{_T}extensions.upstreams.http.v3.HttpProtocolOptions"
         cluster["typed_extension_protocol_options"] = {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -94,7 +97,7 @@ def _cluster(name: str, port: int) -> dict[str, Any]:
     }
 
 
-def _tls(side: str, directory: Path, own: str, peer: str | None, lean: bool) -> dict[str, Any]:
+def _tls(side: str, directory: Path, own: str, peer: str | None, h2: bool) -> dict[str, Any]:
     validation: dict[str, Any] = {"trusted_ca": {"filename": f"{directory}/root.pem"}}
     name = peer or "web"
     validation["match_typed_subject_alt_names"] = [
@@ -109,7 +112,7 @@ def _tls(side: str, directory: Path, own: str, peer: str | None, lean: bool) -> 
         "tls_params": versions,
         "tls_certificates": [pair],
         "validation_context": validation,
-        "alpn_protocols": ["h2"] if lean else ["http/1.1"],
+        "alpn_protocols": ["h2"] if h2 else ["http/1.1"],
     }
     context: dict[str, Any] = {
         "@type": f"{_T}extensions.transport_sockets.tls.v3.{side}TlsContext",
