@@ -12,9 +12,10 @@ from datetime import timedelta
 from meshagent.errors import LeaseLost, StoreDenied, StoreUnavailable
 from meshagent.store.access import Access
 from meshagent.store.base import Changes, Operation, Scope, Snapshot, StoreHealth, check_operations
+from meshagent.store.consul_following import Followers
 from meshagent.store.consul_kv import MAX_OPERATIONS, MAX_VALUE, Memory, refusal_of, revision_of, revisions_of, steps_of
 from meshagent.store.consul_reading import Reading
-from meshagent.store.consul_watching import Followers, Watch
+from meshagent.store.consul_watching import Watch
 from meshagent.wire.consul import Consul, open_consul
 
 # Consul's own default for the shortest life of a session. It ends one between one and two lives after its last renewal.

@@ -24,6 +24,7 @@ MAX_VALUE = 380 * 1024
 # with control characters.
 PROBE = "~nothing~is~ever~kept~here~/"
 _REMEMBERED = 8
+_MOVED = "failed index check"
 
 Revisions = Mapping[str, int]
 Form = dict[str, Any]
@@ -101,6 +102,33 @@ def readings_of(scope: Scope, there: AbstractSet[str]) -> list[Form]:
     """
     keys = [_form("get" if key in there else "get-tree", key) for key in sorted(scope.keys)]
     return keys + [_form("get-tree", tree) for tree in sorted(scope.trees)]
+
+
+def checks_of(scope: Scope, held: Revisions, asked: AbstractSet[str]) -> list[Form]:
+    """As `readings_of` for a content that is known: its keys are compared with it, unless they are `asked` for.
+
+    Consul answers a comparison without the value, and names every one that fails.
+    """
+
+    def check(key: str) -> Form:
+        if key not in held:
+            return _form("get-tree", key)
+        return _form("get", key) if key in asked else _form("check-index", key, Index=held[key])
+
+    return [*map(check, sorted(scope.keys)), *(_form("get-tree", tree) for tree in sorted(scope.trees))]
+
+
+def checked_of(forms: Iterable[Form]) -> frozenset[str]:
+    """The keys that are compared and not read."""
+    return frozenset(str(form["KV"]["Key"]) for form in forms if form["KV"]["Verb"] == "check-index")
+
+
+def failed_of(forms: Sequence[Form], answer: Mapping[str, Any]) -> tuple[frozenset[str], frozenset[str]]:
+    """Which keys are gone, and which were written, when a check was refused. Raises StoreDenied for other reasons."""
+    errors = answer.get("Errors") or ()
+    moved = frozenset(str(forms[each["OpIndex"]]["KV"]["Key"]) for each in errors if _MOVED in each["What"])
+    require_readable(forms, answer)
+    return gone_of(forms, {"Errors": [each for each in errors if _MOVED not in each["What"]]}), moved
 
 
 def probes_of(scope: Scope) -> list[Form]:

@@ -6,15 +6,21 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any
 
 from meshagent.errors import StoreDenied, StoreUnavailable
 from meshagent.store.base import Entry, Scope, Snapshot
+from meshagent.store.consul_following import only
 from meshagent.store.consul_kv import (
     PROBE,
     Form,
+    Revisions,
+    checked_of,
+    checks_of,
     denied,
     entries_of,
+    failed_of,
     found_of,
     gone_of,
     probes_of,
@@ -30,6 +36,16 @@ _OK = 200
 _ABSENT = 404
 _ROLLED_BACK = 409
 _TOO_LARGE = 413
+# A check that meets other writes is made again so often; then everything is read.
+_CHECKS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The content that a check met: all revisions, and the entries that were read on the way."""
+
+    revisions: Revisions
+    entries: Mapping[str, Entry]
 
 
 class Reading:
@@ -69,6 +85,38 @@ class Reading:
                 return Snapshot(found, revision)
             held, there, floor, sure = found, found.keys(), newest, True
         raise StoreUnavailable("Consul's keys change faster than they can be read together.", next_step="Try again.")
+
+    async def check(self, scope: Scope, held: Revisions, asked: AbstractSet[str]) -> Checked | None:
+        """Compare a content that was expected with Consul's, without reading it again; the keys `asked` for are read.
+
+        None when something is gone that was expected, or when it does not settle. Several transactions show one moment
+        when nothing in them differs from what was known before the first.
+        """
+        entries: dict[str, Entry] = {}
+        for _ in range(_CHECKS):
+            forms = checks_of(scope, held, asked)
+            rounds = rounds_of(forms)
+            # A task for the only one would let the next blocking queries go first.
+            answers = (
+                [await self.transaction(forms)]
+                if len(rounds) == 1
+                else await asyncio.gather(*map(self.transaction, rounds))
+            )
+            failed = [failed_of(*each) for each in zip(rounds, answers, strict=True)]
+            if any(gone for gone, _ in failed):
+                return None
+            checked = checked_of(forms)
+            results = (result["KV"] for answer in answers for result in answer.get("Results") or ())
+            found = {key: entry for key, entry in entries_of(results, scope).items() if key not in checked}
+            now = {key: held[key] for key in checked} | revisions_of(found)
+            moved = frozenset[str]().union(*(each for _, each in failed))
+            if not moved and not held.keys() <= now.keys():
+                return None
+            entries |= found
+            if not moved and (len(rounds) <= 1 or now == held):
+                return Checked(now, entries)
+            held, asked = {**held, **revisions_of(found)}, asked | moved
+        return None
 
     async def newest(self, scope: Scope) -> int:
         """The revision of the last write to any key at all: the index of a list of what is nowhere."""
@@ -115,12 +163,6 @@ class Reading:
             else:
                 found |= found_of(forms, answer, scope)
         return found, gone
-
-
-def only(scope: Scope) -> str | None:
-    """The one key or tree of the scope, which a single call reads whole; None when there are several or none."""
-    names = [*scope.keys, *scope.trees]
-    return names[0] if len(names) == 1 else None
 
 
 def content_of(answer: Answer, scope: Scope) -> Snapshot:

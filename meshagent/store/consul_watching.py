@@ -1,96 +1,26 @@
-"""Watches of Consul's key-value store: blocking queries say that something moved, one consistent read says what."""
+"""Watches of Consul's key-value store: blocking queries bring what moved, one check says that nothing else did.
+
+A commit of several keys wakes several queries, and nothing says which is the last. So before a change is told, all keys
+are compared with what is expected of them, in one transaction that answers no values. Where that does not explain what
+is there (something is gone, older data came back), everything is read.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from typing import Self
+from collections.abc import AsyncIterator
 
 from meshagent.errors import StoreUnavailable
-from meshagent.store.base import Changes, Scope, Snapshot
-from meshagent.store.consul_kv import Memory, Revisions, difference, revisions_of
-from meshagent.store.consul_reading import Reading, content_of, only
-from meshagent.store.pulse import Pulse
-from meshagent.wire.consul import Answer, Consul, key_path, pause_of
+from meshagent.store.base import Changes, Entry, Scope, Snapshot
+from meshagent.store.consul_following import Followers, only
+from meshagent.store.consul_kv import Memory, Revisions, difference, entries_of, revisions_of
+from meshagent.store.consul_reading import Reading, content_of
+from meshagent.wire.consul import pause_of
 
-# So many keys of one folder are followed as the folder. A key that is absent is woken by every write near it, and each
-# query holds one of the 200 connections that Consul allows an address.
-CROWD = 8
+_OK = 200
 _ABSENT = 404
-
-
-def queries_of(scope: Scope) -> dict[str, tuple[str, Mapping[str, str]]]:
-    """What to follow for a scope: a name each, with path and parameters.
-
-    A single name is followed with its content. Of several only the moves matter: trees are listed one level deep, and a
-    folder from without, so that the answer is its name alone.
-    """
-    if (name := only(scope)) is not None:
-        return {name: (key_path(name), {"recurse": ""} if name in scope.trees else {})}
-    listed = {"keys": "", "separator": "/"}
-    crowds = Counter(key.rpartition("/")[0] for key in scope.keys)
-    queries: dict[str, tuple[str, Mapping[str, str]]] = {tree: (key_path(tree), listed) for tree in scope.trees}
-    for key in scope.keys:
-        folder = key.rpartition("/")[0]
-        crowded = folder and crowds[folder] >= CROWD
-        queries[f"{folder}/*" if crowded else key] = (key_path(folder), listed) if crowded else (key_path(key), {})
-    return queries
-
-
-class Followers:
-    """Blocking queries, a task each, and their last answers. `pulse` beats when one moved; `falls` counts those back."""
-
-    def __init__(self, consul: Consul, scope: Scope) -> None:
-        self._consul = consul
-        self._queries = queries_of(scope)
-        self._scope = scope
-        self._tasks: list[asyncio.Task[None]] = []
-        self.answers: dict[str, Answer] = {}
-        self.pulse = Pulse()
-        self.falls = 0
-        self.closed = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether every query was answered once."""
-        return len(self.answers) == len(self._queries)
-
-    async def __aenter__(self) -> Self:
-        for name, (path, params) in self._queries.items():
-            task = asyncio.create_task(self._follow(name, path, params), name=f"consul-follow {name}")
-            task.add_done_callback(lambda _: self.pulse.beat())
-            self._tasks.append(task)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """End them all, and whoever waits for a beat."""
-        self.closed = True
-        self.pulse.beat()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def check(self) -> None:
-        """Raise what ended a query, if one has ended (StoreDenied)."""
-        for task in self._tasks:
-            if task.done() and not task.cancelled() and (error := task.exception()):
-                raise error
-
-    async def _follow(self, name: str, path: str, params: Mapping[str, str]) -> None:
-        async for answer in self._consul.follow(path, params):
-            before = self.answers.get(name)
-            self.answers[name] = answer
-            fell = before is not None and answer.index < before.index
-            self.falls += fell
-            # What was absent and still is moves with every write near it; of a folder the token may see nothing.
-            exact = name in self._scope.keys or name in self._scope.trees
-            if not exact or before is None or fell or not before.status == answer.status == _ABSENT:
-                self.pulse.beat()
+# So many keys that changed last are asked for at once: they may well change together again.
+_LIKELY = 16
 
 
 class Watch:
@@ -103,27 +33,83 @@ class Watch:
         self._scope = scope
         self._seen = -1
         self._falls = 0
+        # Everything that the scope holds, None before the first reading, and up to which revision that is complete.
+        self._known: Revisions | None = None
+        self._through = 0
+        self._position = 0
+        self._likely: frozenset[str] = frozenset()
 
     async def run(self, after: int) -> AsyncIterator[Changes]:
         """Every change after the revision, until the followers are closed. Raises StoreDenied."""
-        known: Revisions | None = None
-        position, begun, attempt = after, False, 0
+        self._position, attempt = after, 0
         while await self._moved():
             try:
-                falls = self._followers.falls
-                now = await self._content(known or {})
-                known = (known if falls == self._falls else None) if begun else await self._known(now, after)
-                changes = await self._told(known, now, position)
+                changes = await self._news()
             except StoreUnavailable:
                 await self._pause(attempt)
                 attempt += 1
                 continue
-            begun, attempt, self._falls = True, 0, falls
-            known = revisions_of(now.entries)
-            if changes:
-                self._memory.keep(self._scope, changes.revision, known, instead_of=position)
-                position = changes.revision
+            attempt = 0
+            if changes and self._known is not None and (changes.full or changes.entries or changes.deleted):
+                self._memory.keep(self._scope, changes.revision, self._known, instead_of=self._position)
+                self._position = changes.revision
+                self._likely = frozenset([entry.key for entry in changes.entries][:_LIKELY])
                 yield changes
+
+    async def _news(self) -> Changes | None:
+        """What happened since the last time; None for nothing."""
+        known, falls = self._known, self._followers.falls
+        if known is None or falls != self._falls or only(self._scope) is not None:
+            return await self._read(falls)
+        if not self._followers.moved(self._through, known):
+            return None
+        return await self._check(known) or await self._read(falls)
+
+    async def _read(self, falls: int) -> Changes | None:
+        """The same from a reading of everything."""
+        now = await self._content(self._known or {})
+        if self._known is None:
+            known = await self._recalled(now, self._position)
+        else:
+            known = self._known if falls == self._falls else None
+        changes = await self._told(known, now, self._position)
+        self._known, self._falls, self._through = revisions_of(now.entries), falls, now.revision
+        return changes
+
+    async def _check(self, known: Revisions) -> Changes | None:
+        """The same from what the queries brought and a check; empty for nothing, None when that does not tell."""
+        answers = self._followers.answers
+        # All that happened up to here is in what the check meets, since the answers came before it.
+        floor = max(answer.index for answer in answers.values())
+        told, gone = self._brought(known)
+        held = {**known, **revisions_of(told)}
+        for key in gone:
+            held.pop(key)
+        met = await self._reading.check(self._scope, held, self._likely - told.keys())
+        if met is None:
+            return None
+        entries = {**told, **met.entries}
+        revision = max(floor, *met.revisions.values(), 0)
+        news = tuple(entry for key, entry in entries.items() if known.get(key) != entry.revision)
+        deleted = tuple(key for key in gone if key not in met.revisions)
+        if deleted:
+            await self._reading.require(Scope(frozenset(deleted), self._scope.trees))
+        self._known, self._through = met.revisions, revision
+        return Changes(max(revision, self._position + 1), news, deleted)
+
+    def _brought(self, known: Revisions) -> tuple[dict[str, Entry], frozenset[str]]:
+        """The entries that the queries of single keys brought, and the keys that they said are gone."""
+        told: dict[str, Entry] = {}
+        gone: set[str] = set()
+        for name, answer in self._followers.answers.items():
+            if answer.index <= self._through or name not in self._scope.keys:
+                continue
+            if answer.status == _OK:
+                told |= entries_of(answer.json(), self._scope)
+            elif answer.status == _ABSENT and answer.index > known.get(name, answer.index):
+                gone.add(name)
+        # What was written since is newer than the answer.
+        return {key: entry for key, entry in told.items() if entry.revision > known.get(key, 0)}, frozenset(gone)
 
     async def _moved(self) -> bool:
         """Wait until there is something to look at; not so when the followers are closed. Raises StoreDenied."""
@@ -152,7 +138,7 @@ class Watch:
         floor = max((answer.index for answer in answers.values()), default=0)
         return await self._reading.collect(self._scope, (answers.keys() | known.keys()) - absent, floor)
 
-    async def _known(self, now: Snapshot, after: int) -> Revisions | None:
+    async def _recalled(self, now: Snapshot, after: int) -> Revisions | None:
         """The content at the revision; None when nobody knows it, since Consul keeps no history."""
         if after > await self._reading.newest(self._scope):
             return None

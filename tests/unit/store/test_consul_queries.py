@@ -1,7 +1,7 @@
 """What is followed for a scope."""
 
 from meshagent.store.base import Scope
-from meshagent.store.consul_watching import CROWD, queries_of
+from meshagent.store.consul_following import CROWD, queries_of
 
 LISTED = {"keys": "", "separator": "/"}
 
