@@ -265,9 +265,10 @@ class Daemon:
         )
 
     async def _retry_rejected(self) -> Never:
-        """A port that was taken may be free by now."""
+        """A port that was taken may be free by now; and what went wrong without a push is reported."""
         while True:
             await asyncio.sleep(_RETRY_REJECTED_SECONDS)
+            self.operations.report(urgent=False)
             if self.operations.rejected():
                 self.xds.retry_rejected()
 

@@ -16,6 +16,7 @@ from meshagent.model.world import World
 
 _log = structlog.get_logger(__name__)
 TEND_SECONDS = 30.0
+OWN = "(host)"  # the host's own certificate, among those of its services
 _CHECKED = (45.0, 75.0)  # seconds between two questions whether the authority could sign
 
 
@@ -36,6 +37,15 @@ class Timed(Protocol):
         """Seconds that its clock is ahead of ours; None before it told."""
 
 
+@runtime_checkable
+class Known(Protocol):
+    """An authority that knows this host by a certificate of its own."""
+
+    @property
+    def own_root(self) -> str:
+        """Hex SHA-256 of the root that this certificate leads to; "" before it was looked at."""
+
+
 class Authorities:
     """Opens authorities with `open_one` and keeps them; called with a trust domain, it gives that one's."""
 
@@ -52,6 +62,12 @@ class Authorities:
     def problems(self) -> tuple[str, ...]:
         """What is wrong with the authority, or with what this host has of it: roots that end, clocks that differ."""
         return (*((self.problem,) if self.problem else ()), *self._unwell)
+
+    @property
+    def own_roots(self) -> dict[str, str]:
+        """As reports have it: what this host's own certificate leads to, where it has one."""
+        known = (each.own_root for each in self._opened.values() if isinstance(each, Known))
+        return {OWN: root for root in known if root}
 
     def __call__(self, trust_domain: str) -> Authority:
         """The authority of the trust domain. Raises UsageProblem."""

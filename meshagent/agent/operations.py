@@ -316,4 +316,5 @@ class Operations:
 
     def _roots(self) -> dict[str, str]:
         """What the certificate that Envoy has leads to, of services that have one; what is gone from here is left out."""
-        return {service: root for service, root in self._applied_roots.items() if service in self.identities.svids}
+        held = {service: root for service, root in self._applied_roots.items() if service in self.identities.svids}
+        return held | self.authorities.own_roots

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from meshagent.ca.authority_calls import Calls, known_by
 from meshagent.ca.base import AuthorityHealth
 from meshagent.ca.host_identity import CHAIN_FILE, KEY_FILE, ROOTS_FILE, host_csr, host_key, keep_host, load_host
-from meshagent.ca.rotation import Renew, backoff, next_step
+from meshagent.ca.rotation import LONGEST_WAIT, Renew, backoff, next_step, spread, superseded
 from meshagent.ca.settings import read_settings
 from meshagent.errors import AuthorityUnavailable, CertificateRefused, MeshError, NotFound, UsageProblem
 from meshagent.model.identity import Svid, TrustBundle
@@ -62,6 +62,9 @@ class AuthorityClient:
         self._calls = Calls(settings.addresses, self._context)
         self._at = random.random()  # noqa: S311 - when in the window to renew: spreads load, hides nothing
         self._failures, self._not_before = 0, datetime.min.replace(tzinfo=clock().tzinfo)
+        self._leaving: tuple[str, ...] = ()  # roots that nothing signs with any more
+        self._move: datetime | None = None  # when this host's certificate goes over to the root that signs now
+        self.own_root = ""  # hex SHA-256 of the root that this host's certificate leads to, once it was looked at
         pinned_roots(self._roots_file)
 
     async def sign(self, csr_pem: bytes, spiffe_id: str, ttl: timedelta) -> bytes:
@@ -95,6 +98,7 @@ class AuthorityClient:
 
         Raises nothing that an authority can cause: what cannot be done now is tried again the next time.
         """
+        self._leaving = bundle.leaving
         await self._renew_own()
         wanted, pinned = bundle.of(self._trust_domain), pinned_roots(self._roots_file)
         if not wanted or {_bare(each) for each in wanted} == {_bare(each) for each in pinned}:
@@ -110,12 +114,16 @@ class AuthorityClient:
         """Nothing is held open."""
 
     async def _renew_own(self) -> None:
-        """Renew the host's certificate between 50 and 66 % of its life. One that has ended, or is not there, cannot be."""
+        """Renew the host's certificate between 50 and 66 % of its life, or when another root signs.
+
+        One that has ended, or is not there, cannot be: so an old root may go only when every host is off it.
+        """
         if self._jwt_file is not None:
             return
         now, own = self._clock(), self._own()
-        due = next_step(now, own, self._pinned(), self._trust_domain, self._at)
-        if not isinstance(due, Renew) or now < self._not_before:
+        self.own_root = own.root_digest
+        due = next_step(now, own, self._pinned(), self._trust_domain, self._at, self._moment(own, now))
+        if not isinstance(due, Renew) or now < self._not_before <= now + LONGEST_WAIT:
             return
         try:
             key = host_key(self._directory)
@@ -128,14 +136,22 @@ class AuthorityClient:
             self._failures += 1
             _log.warning("host_certificate_not_renewed", problem=str(error), expires_at=own.expires_at.isoformat())
             return
-        self._failures, self._at = 0, random.random()  # noqa: S311
+        self._failures, self._at, self.own_root = 0, random.random(), kept.root_digest  # noqa: S311
+        self._move = now + LONGEST_WAIT if kept.root_digest in self._leaving else None
         _log.info("host_certificate_renewed", serial=kept.serial, expires_at=kept.expires_at.isoformat())
 
     def _own(self) -> Svid:
         return load_host(self._directory, self._pinned(), self._trust_domain, self._clock())
 
+    def _moment(self, own: Svid, now: datetime) -> datetime | None:
+        if not superseded(own, self._pinned()):
+            self._move = None
+        elif self._move is None:
+            self._move = now + spread(own, random.random())  # noqa: S311
+        return self._move
+
     def _pinned(self) -> TrustBundle:
-        return TrustBundle(((self._trust_domain, pinned_roots(self._roots_file)),))
+        return TrustBundle(((self._trust_domain, pinned_roots(self._roots_file)),), self._leaving)
 
     def _pin(self, roots: tuple[str, ...]) -> None:
         write_private(self._roots_file, "".join(f"{_bare(each)}\n" for each in roots).encode())

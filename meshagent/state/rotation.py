@@ -104,6 +104,7 @@ def _has(report: ReportRecord, bundle: TrustBundle) -> bool:
 
 
 def _leads_elsewhere(report: ReportRecord, new: list[str]) -> str:
-    """Which services' certificates do not lead to a new root, in words; "" when all do."""
-    found = sorted(name for name in {*report.services, *report.svids} if report.roots.get(name) not in new)
+    """Which certificates do not lead to a new root, in words; "" when all do: its services', and the host's own."""
+    names = {*report.services, *report.svids, *report.roots}
+    found = sorted(name for name in names if report.roots.get(name) not in new)
     return f"the certificates of {', '.join(found)} lead to another root" if found else ""

@@ -89,6 +89,13 @@ def test_an_old_root_goes_when_every_certificate_leads_to_the_new_one_and_one_li
     assert judge(rotation("activate", without=["vm-2"]), BOTH, [moved, still], later) == Go("retire")
 
 
+def test_a_host_whose_own_certificate_leads_to_the_old_root_holds_up_the_end():
+    moved = report("vm-1", BOTH, "new")
+    own = report("vm-2", BOTH, "new", roots={"web": digest("new"), "(host)": digest("old")})
+    waits = judge(rotation("activate"), BOTH, [moved, own], NOW + HOUR * 2)
+    assert waits == Wait({"vm-2": "the certificates of (host) lead to another root"})
+
+
 def test_a_host_that_does_not_say_where_its_certificates_lead_holds_up_the_end():
     unknown = report("vm-1", BOTH, "new", roots={})
     assert isinstance(judge(rotation("activate"), BOTH, [unknown], NOW + HOUR * 2), Wait)
