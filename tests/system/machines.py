@@ -1,4 +1,4 @@
-"""Hosts as namespaces of network, mounts and host name: each has an /etc, /var/lib, /run and /root of its own. Needs root.
+"""Hosts as namespaces of network, mounts and host name: each has an /etc, a /var/lib and a /run of its own. Needs root.
 
 So commands run on them exactly as a person types them, without an option or a variable that says where anything is.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.system.namespaces import Hosts, hosts
 
-_PLACES = ("etc", "var/lib", "run", "root")
+_PLACES = ("etc", "var/lib", "run")
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Machine:
         return subprocess.run(
             [*self.within(), *words],
             input=given,
-            env={"PATH": os.environ["PATH"], "HOME": "/root", "LANG": "C.UTF-8", **(env or {})},
+            env={"PATH": os.environ["PATH"], "HOME": "/var/lib", "LANG": "C.UTF-8", **(env or {})},
             capture_output=True,
             text=True,
             timeout=timeout,

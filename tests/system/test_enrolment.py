@@ -1,0 +1,195 @@
+"""A mesh from nothing, as a person types it, on stores that guard themselves: how many commands, and what secrets leak."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import subprocess
+import sys
+import urllib.error
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import yaml
+
+from meshagent.state.keys import Keys
+from tests.servers import consul, etcd
+from tests.system.machines import Machine, machines
+from tests.system.namespaces import passed_on
+
+KEYS = Keys()
+MOST_COMMANDS, MOST_FILES = 8, 2
+HERE = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A PATH on which `meshagent` is this checkout's."""
+    script = tmp_path / "bin/meshagent"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={HERE} exec {sys.executable} -m meshagent "$@"\n')
+    script.chmod(0o755)
+    return f"{script.parent}:{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Person:
+    """Types commands on a machine, and writes files there by hand. Both are counted."""
+
+    def __init__(self, machine: Machine, path: str) -> None:
+        self.machine = machine
+        self.path = path
+        self.typed: list[list[str]] = []
+        self.written: list[str] = []
+        self.said: list[str] = []
+
+    def types(self, *words: str, given: str = "", **env: str) -> str:
+        self.typed.append(list(words))
+        done = self.machine.run(*words, given=given, env={"PATH": self.path, **env})
+        assert done.returncode == 0, (words, done.stdout, done.stderr, self.log())
+        self.said += [done.stdout, done.stderr]
+        return done.stdout
+
+    def calls(self, port: int) -> int:
+        """curl, and the status that it got."""
+        return int(self.types("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://127.0.0.1:{port}/"))
+
+    def writes(self, place: str, text: str) -> str:
+        self.written.append(place)
+        file = self.machine.path(place)
+        file.touch(0o600)
+        file.write_text(text)
+        return place
+
+    def log(self) -> str:
+        file = self.machine.path("/var/lib/meshagent/agent.log")
+        return file.read_text()[-3000:] if file.exists() else "no log"
+
+
+@asynccontextmanager
+async def app(machine: Machine, port: int):
+    """An HTTP server on the machine's loopback."""
+    empty = machine.path("/var/lib/www")
+    empty.mkdir()
+    words = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", "/var/lib/www"]
+    process = subprocess.Popen([*machine.within(), *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def one_host(person: Person, url: str, secrets: dict[str, str], *init: str, **env: str) -> None:
+    """The whole of it; `init` are the words about the store's guard."""
+    person.types("meshagent", "init", "--store", url, *init, "--services", "web,payments", "--start", **env)
+    person.types("meshagent", "up", "payments", "--port", "8080", "--protocol", "http")
+    person.types("meshagent", "up", "web", "--port", "8081", "--protocol", "http", "--upstream", "payments:9191")
+    person.types("meshagent", "intention", "allow", "web", "payments", "--wait")
+    assert person.calls(9191) == 200
+    person.types("meshagent", "intention", "deny", "web", "payments", "--wait")
+    assert person.calls(9191) == 403
+    assert len(person.typed) <= MOST_COMMANDS and len(person.written) <= MOST_FILES
+    assert_private(person, secrets)
+
+
+def assert_private(person: Person, secrets: dict[str, str]) -> None:
+    """No secret in the arguments or environment of a process, in a log, in what commands print, in a readable file."""
+    data = person.machine.path("/var/lib/meshagent")
+    kept = dict(secrets)
+    for file in (*data.rglob("*.key"), *data.glob("store.*"), *data.glob("identities/*.pem")):
+        kept[str(file)] = _secret_part(file.read_text())
+    kept |= {
+        str(file): file.read_text().strip() for file in person.machine.path("/etc/meshagent").glob("operator.[tp]*")
+    }
+    assert len(kept) >= len(secrets) + 5, kept.keys()
+    person.types("meshagent", "status", "-o", "json")
+    person.types("meshagent", "proxy", "config")
+    places = {f"said {number}": text.encode() for number, text in enumerate(person.said)}
+    for pid in person.machine.pids():
+        for name in ("cmdline", "environ"):
+            with suppress(OSError):
+                places[f"{pid} {name}"] = Path(f"/proc/{pid}/{name}").read_bytes()
+    logs = [*data.glob("*.log"), *data.glob("envoy.std*"), data / "snapshot.json", data / "ca/audit.jsonl"]
+    places |= {str(file): file.read_bytes() for file in logs if file.exists()}
+    assert len(places) > 12
+    for what, secret in kept.items():
+        found = [place for place, content in places.items() if secret.encode() in content]
+        assert not found, (what, found)
+    for file in (*data.rglob("*"), *person.machine.path("/etc/meshagent").rglob("*")):
+        if file.is_file() and any(secret.encode() in file.read_bytes() for secret in kept.values()):
+            assert file.stat().st_mode & 0o077 == 0, file
+
+
+def _secret_part(text: str) -> str:
+    """One line of a private key's body, or the whole of a token."""
+    lines = text.strip().splitlines()
+    return lines[1] if lines[0].startswith("-----BEGIN") else lines[0]
+
+
+def secrets_of(machine: Machine) -> list[bytes]:
+    """The secrets that a host keeps, as bytes to search for."""
+    data = machine.path("/var/lib/meshagent")
+    files = [*data.rglob("*.key"), *data.glob("store.*"), *data.glob("identities/*.pem")]
+    files += machine.path("/etc/meshagent").glob("operator.[tp]*")
+    return [_secret_part(file.read_text()).encode() for file in files]
+
+
+async def test_one_host_with_consuls_acls_on_takes_seven_commands_and_one_file_and_leaks_nothing(tmp_path, path):
+    with consul.servers(acl=True) as servers:
+        async with machines(tmp_path, "vm-a") as (network, (machine,)), passed_on(network, servers.nodes[0].http) as at:
+            person = Person(machine, path)
+            token = person.writes("/var/lib/management.token", servers.token)
+            async with app(machine, 8080):
+                secrets = {"management token": servers.token}
+                words = ("--store-token-file", token)
+                await asyncio.to_thread(one_host, person, f"consul://{at}", secrets, *words)
+            held = servers.call("GET", "/v1/kv/?recurse")
+            values = [base64.b64decode(each["Value"] or "") for each in held]
+            assert len(values) > 4
+            for secret in (*secrets_of(machine), servers.token.encode()):
+                assert not any(secret in value for value in values)
+                assert secret.decode() not in servers.nodes[0].log()
+            agent = machine.path("/var/lib/meshagent/store.token").read_text().strip()
+            operator = machine.path("/etc/meshagent/operator.token").read_text().strip()
+            assert len({agent, operator, servers.token}) == 3
+            for who, method, key, allowed in (
+                (agent, "PUT", KEYS.report("vm-a"), True),
+                (agent, "PUT", KEYS.report("vm-b"), False),
+                (agent, "PUT", KEYS.mesh, False),
+                (agent, "PUT", KEYS.bundle, False),
+                (agent, "PUT", "elsewhere", False),
+                (agent, "GET", KEYS.grant("vm-a"), False),
+                (agent, "GET", KEYS.token("0a"), False),
+                (operator, "PUT", KEYS.bundle, False),
+                (operator, "PUT", "elsewhere", False),
+                (operator, "PUT", KEYS.document("service", "x"), True),
+            ):
+                assert consul_allows(servers, who, method, key) == allowed, (method, key)
+
+
+def consul_allows(servers: consul.Servers, token: str, method: str, key: str) -> bool:
+    try:
+        servers.call(method, f"/v1/kv/{key}", b"{}" if method == "PUT" else None, token=token)
+    except urllib.error.HTTPError as error:
+        return error.code == 404  # it may look, and there is nothing
+    return True
+
+
+async def test_one_host_with_etcds_authentication_on_takes_as_few_and_leaks_nothing(tmp_path, path):
+    with etcd.servers(guarded=True) as servers:
+        async with (
+            machines(tmp_path, "vm-a") as (network, (machine,)),
+            passed_on(network, servers.members[0].client) as at,
+        ):
+            person = Person(machine, path)
+            file = person.writes("/var/lib/etcd.password", etcd.ROOT_PASSWORD)
+            env = {"MESHAGENT_STORE_USERNAME": "root", "MESHAGENT_STORE_PASSWORD_FILE": file}
+            async with app(machine, 8080):
+                secrets = {"root's password": etcd.ROOT_PASSWORD}
+                await asyncio.to_thread(one_host, person, f"etcd://{at}", secrets, **env)
+            held = servers.ctl("get", "--prefix", "", "--write-out=simple").encode()
+            assert KEYS.manifest.encode() in held
+            assert not any(secret in held for secret in secrets_of(machine))
+            told = yaml.safe_load(machine.path("/etc/meshagent/agent.yaml").read_text())
+            assert told["store_username"].startswith("meshagent-agent-vm-a-")
