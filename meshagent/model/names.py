@@ -7,7 +7,7 @@ import re
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 SERVICE_NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 TRUST_DOMAIN_PATTERN = r"[a-z0-9]([a-z0-9.-]{0,126}[a-z0-9])?"
@@ -15,9 +15,9 @@ ANY = "*"
 
 _SERVICE_NAME = re.compile(SERVICE_NAME_PATTERN)
 _TRUST_DOMAIN = re.compile(TRUST_DOMAIN_PATTERN)
-_SPIFFE = re.compile(
-    rf"spiffe://({TRUST_DOMAIN_PATTERN})/(?:ns/default/dc/[a-z0-9-]{{1,63}}/)?svc/({SERVICE_NAME_PATTERN})"
-)
+OWN_FORM = "svc"
+ID_FORM_PATTERN = r"(?:ns/default/dc/[a-z0-9_-]{1,63}/)?svc"  # ours, and Consul's
+_SPIFFE = re.compile(rf"spiffe://({TRUST_DOMAIN_PATTERN})/({ID_FORM_PATTERN})/({SERVICE_NAME_PATTERN})")
 _DURATION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _LONGEST_DURATION = 3.6e9  # seconds, a million hours: beyond, a float would not hold microseconds
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -87,20 +87,21 @@ def format_duration(value: timedelta) -> str:
     return f"{whole}.{part:03d}".rstrip("0").rstrip(".") + "ms" if part else f"{whole}ms"
 
 
-def spiffe_id(trust_domain: str, service: str) -> str:
-    """The SPIFFE ID of a service: `spiffe://<trust domain>/svc/<service>`."""
-    return f"spiffe://{trust_domain}/svc/{service}"
+def spiffe_id(trust_domain: str, service: str, form: str = OWN_FORM) -> str:
+    """The SPIFFE ID of a service: `spiffe://<trust domain>/<form>/<service>`; the form is `svc` but for Consul's CA."""
+    return f"spiffe://{trust_domain}/{form}/{service}"
 
 
 def parse_spiffe_id(uri: str) -> tuple[str, str] | None:
     """(trust domain, service) of our own form or of Consul's (`.../ns/default/dc/<dc>/svc/<service>`), else None."""
     match = _SPIFFE.fullmatch(uri)
-    return (match[1], match[3]) if match else None
+    return (match[1], match[4]) if match else None
 
 
 ServiceName = Annotated[str, AfterValidator(check_service_name)]
 ServiceOrAny = Annotated[str, AfterValidator(check_service_or_any)]
 TrustDomain = Annotated[str, AfterValidator(check_trust_domain)]
+IdForm = Annotated[str, Field(pattern=rf"^{ID_FORM_PATTERN}$")]
 Address = Annotated[str, AfterValidator(check_address)]
 Duration = Annotated[
     timedelta,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from meshagent.model.identity import Svid, TrustBundle
+from meshagent.model.identity import Domains, Svid, TrustBundle
 from meshagent.model.intention import Action, Permission
 from meshagent.model.mesh import AccessLog
 from meshagent.model.names import Protocol
@@ -125,6 +125,11 @@ class ProxyView:
     access_log: AccessLog = AccessLog()
     bundle: TrustBundle = TrustBundle()
     valid_until: datetime | None = None
+
+    @property
+    def domains(self) -> Domains:
+        """The trust domains whose certificates its peers may show."""
+        return self.bundle.domains(self.trust_domain)
 
 
 Svids = Mapping[str, Svid]  # by service

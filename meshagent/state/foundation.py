@@ -78,4 +78,5 @@ def with_roots(record: BundleRecord, bundle: TrustBundle) -> BundleRecord:
     for domain, pems in bundle.roots:
         held = merged.setdefault(domain, [])
         held += [pem for pem in pems if pem not in held and not digests_in(pem) & set(record.retired)]
-    return record.model_copy(update={"roots": {domain: pems for domain, pems in merged.items() if pems}})
+    roots = {domain: pems for domain, pems in merged.items() if pems}
+    return record.model_copy(update={"roots": roots, "forms": {**record.forms, **dict(bundle.forms)}})

@@ -14,15 +14,15 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 
 from meshagent.model.identity import TrustBundle
 from meshagent.model.kinds import KINDS, Document
-from meshagent.model.names import Model, ServiceName, TrustDomain
+from meshagent.model.names import IdForm, Model, ServiceName, TrustDomain
 from meshagent.model.service import Instance
 from meshagent.model.world import Origin
 
 Version = Literal[1]
 Record = TypeVar("Record", bound=Model)
 # What only signed policy has is left out where it is not: an unsigned mesh's records are as they always were.
-# So is what only a rotation of roots leaves behind.
-_OPTIONAL = ("signature", "index", "signed_at", "leaving", "retired")
+# So is what only a rotation of roots leaves behind, or a CA that names services otherwise than we do.
+_OPTIONAL = ("signature", "index", "signed_at", "leaving", "retired", "forms")
 
 
 class UnreadableRecord(ValueError):
@@ -112,25 +112,29 @@ class BundleRecord(Signed):
     """The trust bundle: PEM roots by trust domain. `signed_at` is the policy revision in which it was signed.
 
     `leaving` and `retired` are hex SHA-256 of roots (DER): those in the bundle that nothing signs with any more, and
-    those that no agent may put back.
+    those that no agent may put back. `forms` says how SPIFFE IDs look in trust domains where they are not ours.
     """
 
     v: Version = 1
     roots: dict[TrustDomain, list[str]]
     leaving: list[str] = []
     retired: list[str] = []
+    forms: dict[TrustDomain, IdForm] = {}
     signed_at: int = Field(default=0, ge=0)
 
     def bundle(self) -> TrustBundle:
         """The model's value."""
         return TrustBundle(
-            tuple((domain, tuple(pems)) for domain, pems in sorted(self.roots.items())), tuple(sorted(self.leaving))
+            tuple((domain, tuple(pems)) for domain, pems in sorted(self.roots.items())),
+            tuple(sorted(self.leaving)),
+            tuple(sorted(self.forms.items())),
         )
 
     @classmethod
     def of(cls, bundle: TrustBundle) -> BundleRecord:
         """The record's value."""
-        return cls(roots={domain: list(pems) for domain, pems in bundle.roots}, leaving=list(bundle.leaving))
+        roots = {domain: list(pems) for domain, pems in bundle.roots}
+        return cls(roots=roots, leaving=list(bundle.leaving), forms=dict(bundle.forms))
 
 
 class InstanceRecord(Instance):

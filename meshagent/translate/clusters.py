@@ -9,11 +9,12 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2 import RawBuffer
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
+from meshagent.model.identity import Domains
 from meshagent.model.names import HTTP_PROTOCOLS, Protocol
 from meshagent.model.traffic import ConnectionPool, Traffic
 from meshagent.model.view import Endpoint, Inbound, Outbound
 from meshagent.translate.settings import from_ads, pack
-from meshagent.translate.tls import connect_to
+from meshagent.translate.tls import connect_to, server_name
 from meshagent.translate.traffic import limit, pooled, shape
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -46,7 +47,7 @@ def app_cluster(inbound: Inbound) -> Cluster:
     return cluster
 
 
-def upstream_cluster(outbound: Outbound, trust_domain: str) -> Cluster:
+def upstream_cluster(outbound: Outbound, trust_domain: str, domains: Domains) -> Cluster:
     """mTLS to the sidecars of an upstream; HTTP travels as HTTP/2 whatever the apps speak."""
     cluster = _eds_cluster(upstream_name(outbound), outbound.traffic)
     alpn: tuple[str, ...] = ()
@@ -60,7 +61,8 @@ def upstream_cluster(outbound: Outbound, trust_domain: str) -> Cluster:
         http2.connection_keepalive.timeout.FromSeconds(10)
         pooled(options, outbound.traffic.connection_pool)
         pack(cluster.typed_extension_protocol_options[_HTTP_OPTIONS], options)
-    connect_to(cluster.transport_socket, outbound.source, outbound.upstream, trust_domain, alpn)
+    sni = server_name(outbound.source, outbound.upstream, trust_domain)
+    connect_to(cluster.transport_socket, outbound.source, outbound.upstream, sni, domains, alpn)
     if outbound.plain_endpoints and not alpn:
         plain = cluster.transport_socket_matches.add(name=_PLAIN)
         plain.match[_PLAIN] = True

@@ -93,7 +93,7 @@ def _mtls_chain(
     if cut:
         chain.metadata.filter_metadata["meshagent"].fields["cut"].number_value = cut
     alpn = ("h2", "http/1.1") if inbound.protocol in HTTP_PROTOCOLS else ()
-    accept_from(chain.transport_socket, inbound.service, view.trust_domain, source, alpn)
+    accept_from(chain.transport_socket, inbound.service, view.domains, source, alpn)
     # A server that speaks first would be heard before the RBAC filter sees a byte of the caller: so a chain in which
     # nobody is allowed leads nowhere.
     closed = source in inbound.shut_out if source else not inbound.default_open

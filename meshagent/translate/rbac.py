@@ -14,8 +14,9 @@ from envoy.extensions.filters.network.rbac.v3.rbac_pb2 import RBAC as NetworkRba
 from envoy.extensions.rbac.principals.mtls_authenticated.v3.mtls_authenticated_pb2 import Config as MtlsAuthenticated
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher
 
+from meshagent.model.identity import Domains
 from meshagent.model.intention import Permission
-from meshagent.model.names import HTTP_PROTOCOLS, spiffe_id
+from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Guard, Inbound, Rule
 from meshagent.translate.matchers import request_permission
 from meshagent.translate.settings import pack
@@ -31,10 +32,10 @@ def plain_rbac_name(service: str) -> str:
     return f"rbac-plain/{service}"
 
 
-def rbac_filter(inbound: Inbound, trust_domain: str, *, plain: bool = False) -> TypedExtensionConfig:
+def rbac_filter(inbound: Inbound, domains: Domains, *, plain: bool = False) -> TypedExtensionConfig:
     """The filter of one inbound. A plain-text caller has proven nothing, so only what any stranger may do is open to it."""
     config = TypedExtensionConfig(name=plain_rbac_name(inbound.service) if plain else rbac_name(inbound.service))
-    rules = plain_rules(inbound.guard) if plain else guard_rules(inbound.guard, trust_domain)
+    rules = plain_rules(inbound.guard) if plain else guard_rules(inbound.guard, domains)
     pack(config.typed_config, filter_config(inbound.protocol, rules))
     return config
 
@@ -51,19 +52,19 @@ def deny_all(protocol: str) -> HttpRbac | NetworkRbac:
     return filter_config(protocol, Rules(action=Rules.ALLOW))
 
 
-def guard_rules(guard: Guard, trust_domain: str) -> Rules:
+def guard_rules(guard: Guard, domains: Domains) -> Rules:
     """The ALLOW list of a guard for callers that prove a SPIFFE ID."""
     rules = Rules(action=Rules.ALLOW)
     named: list[Principal] = []
     for rule in guard.rules:
-        who = _anyone_but(named, trust_domain) if rule.source == "*" else _caller(spiffe_id(trust_domain, rule.source))
+        who = _anyone_but(named, domains) if rule.source == "*" else _caller(domains.ids(rule.source))
         _add(rules, rule, who)
         if rule.source != "*":
             named.append(who)
     if guard.default == "allow" and guard.rule_for("") is None:
         policy = rules.policies["default"]
         policy.permissions.add(any=True)
-        policy.principals.append(_anyone_but(named, trust_domain))
+        policy.principals.append(_anyone_but(named, domains))
     return rules
 
 
@@ -105,13 +106,14 @@ def _after(denied: list[Permission], permission: Permission) -> RbacPermission:
     return both
 
 
-def _caller(uri: str) -> Principal:
-    """A caller whose certificate carries exactly this URI SAN; `principal_name` would take it from a DNS SAN too."""
-    return _mtls(SubjectAltNameMatcher(san_type=SubjectAltNameMatcher.URI), exact=uri)
+def _caller(uris: tuple[str, ...]) -> Principal:
+    """A caller whose certificate carries exactly one of these URI SANs; `principal_name` would take a DNS SAN too."""
+    return _either([_mtls(SubjectAltNameMatcher(san_type=SubjectAltNameMatcher.URI), exact=uri) for uri in uris])
 
 
-def _anyone_but(named: list[Principal], trust_domain: str) -> Principal:
-    anyone = _mtls(SubjectAltNameMatcher(san_type=SubjectAltNameMatcher.URI), prefix=f"spiffe://{trust_domain}/")
+def _anyone_but(named: list[Principal], domains: Domains) -> Principal:
+    kind = SubjectAltNameMatcher.URI
+    anyone = _either([_mtls(SubjectAltNameMatcher(san_type=kind), prefix=each) for each in domains.prefixes()])
     if not named:
         return anyone
     both = Principal()
@@ -119,6 +121,14 @@ def _anyone_but(named: list[Principal], trust_domain: str) -> Principal:
     for other in named:
         both.and_ids.ids.add().not_id.CopyFrom(other)
     return both
+
+
+def _either(principals: list[Principal]) -> Principal:
+    if len(principals) == 1:
+        return principals[0]
+    either = Principal()
+    either.or_ids.ids.extend(principals)
+    return either
 
 
 def _mtls(matcher: SubjectAltNameMatcher, *, exact: str = "", prefix: str = "") -> Principal:

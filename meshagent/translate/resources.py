@@ -113,7 +113,7 @@ def difference(old: Translated, new: Translated) -> tuple[dict[Key, bytes], list
 
 
 def _common(view: ProxyView, settings: Settings) -> object:
-    return (view.trust_domain, view.address, view.access_log, settings)
+    return (view.trust_domain, view.domains, view.address, view.access_log, settings)
 
 
 def _place(inbound: Inbound) -> tuple[str, str]:
@@ -141,9 +141,9 @@ def _add_rules(memo: _Memo, view: ProxyView) -> None:
 
 
 def _rules(inbound: Inbound, view: ProxyView, plain: bool) -> _Named:
-    yield ECDS, rbac_name(inbound.service), rbac_filter(inbound, view.trust_domain)
+    yield ECDS, rbac_name(inbound.service), rbac_filter(inbound, view.domains)
     if plain:
-        yield ECDS, plain_rbac_name(inbound.service), rbac_filter(inbound, view.trust_domain, plain=True)
+        yield ECDS, plain_rbac_name(inbound.service), rbac_filter(inbound, view.domains, plain=True)
     if config := concurrency_config(inbound):
         yield ECDS, config.name, config
 
@@ -187,7 +187,7 @@ def _call(outbound: Outbound, held: Piece | None, view: ProxyView, settings: Set
 
 def _call_once(outbound: Outbound, view: ProxyView, settings: Settings) -> _Named:
     """What an endpoint that comes or goes leaves as it is."""
-    yield CDS, upstream_name(outbound), upstream_cluster(outbound, view.trust_domain)
+    yield CDS, upstream_name(outbound), upstream_cluster(outbound, view.trust_domain, view.domains)
     if outbound.plain_endpoints and outbound.protocol in HTTP_PROTOCOLS:
         yield CDS, plain_name(outbound), plain_cluster(outbound)
         yield EDS, plain_name(outbound), plain_assignment(outbound)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from envoy.extensions.transport_sockets.tls.v3.tls_spiffe_validator_config_pb2 import SPIFFECertValidatorConfig
 
 from meshagent.model.identity import Svid
 from meshagent.model.view import ProxyView
-from meshagent.translate.settings import ROOTS
+from meshagent.translate.settings import ROOTS, pack
 
 
 def svid_name(service: str) -> str:
@@ -23,7 +24,20 @@ def svid_secret(service: str, svid: Svid) -> Secret:
 
 
 def roots_secret(view: ProxyView) -> Secret:
-    """The roots of the mesh's own trust domain."""
+    """The roots. Where there are several trust domains, those of each vouch for its own SPIFFE IDs alone (attack 22).
+
+    Measured on Envoy 1.40: its SPIFFE validator comes by SDS and takes turns with plain roots without closing a
+    connection, and the names that a chain asks for (`match_typed_subject_alt_names`) are checked beside it.
+    """
     secret = Secret(name=ROOTS)
-    secret.validation_context.trusted_ca.inline_bytes = view.bundle.pem(view.trust_domain)
+    names = view.domains.names
+    if len(names) == 1:
+        secret.validation_context.trusted_ca.inline_bytes = view.bundle.pem(names[0])
+        return secret
+    validator = SPIFFECertValidatorConfig()
+    for name in names:
+        validator.trust_domains.add(name=name).trust_bundle.inline_bytes = view.bundle.pem(name)
+    custom = secret.validation_context.custom_validator_config
+    custom.name = "envoy.tls.cert_validator.spiffe"
+    pack(custom.typed_config, validator)
     return secret

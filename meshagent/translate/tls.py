@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from envoy.config.core.v3.base_pb2 import TransportSocket
-from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher, TlsParameters
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
+    CertificateValidationContext,
+    SubjectAltNameMatcher,
+    TlsParameters,
+)
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext, UpstreamTlsContext
 
-from meshagent.model.names import spiffe_id
+from meshagent.model.identity import Domains
 from meshagent.translate.secrets import svid_name
 from meshagent.translate.settings import ROOTS, from_ads, pack
 
@@ -17,33 +21,33 @@ def server_name(source: str, destination: str, trust_domain: str) -> str:
 
 
 def accept_from(
-    socket: TransportSocket, service: str, trust_domain: str, source: str | None, alpn: tuple[str, ...]
+    socket: TransportSocket, service: str, domains: Domains, source: str | None, alpn: tuple[str, ...]
 ) -> None:
-    """TLS of an inbound chain: our SVID, a client certificate of exactly `source`, or of anyone in the trust domain."""
+    """TLS of an inbound chain: our SVID, a client certificate of exactly `source`, or of anyone in the trust domains."""
     context = DownstreamTlsContext()
     context.require_client_certificate.value = True
     # A resumed session is not checked against the certificate's expiry (measured: facts/security.md, finding 6).
     context.disable_stateless_session_resumption = True
     context.disable_stateful_session_resumption = True
-    matcher = _common(context.common_tls_context, service, alpn)
+    names = _common(context.common_tls_context, service, alpn)
     if source is None:
-        matcher.matcher.prefix = f"spiffe://{trust_domain}/"
+        for prefix in domains.prefixes():
+            names.match_typed_subject_alt_names.add(san_type=SubjectAltNameMatcher.URI).matcher.prefix = prefix
     else:
-        matcher.matcher.exact = spiffe_id(trust_domain, source)
+        _only(names, domains.ids(source))
     _name(socket, context)
 
 
 def connect_to(
-    socket: TransportSocket, source: str, destination: str, trust_domain: str, alpn: tuple[str, ...]
+    socket: TransportSocket, source: str, destination: str, sni: str, domains: Domains, alpn: tuple[str, ...]
 ) -> None:
     """TLS of an upstream cluster: our SVID, and only the destination's own SVID will do."""
-    context = UpstreamTlsContext(sni=server_name(source, destination, trust_domain))
-    matcher = _common(context.common_tls_context, source, alpn)
-    matcher.matcher.exact = spiffe_id(trust_domain, destination)
+    context = UpstreamTlsContext(sni=sni)
+    _only(_common(context.common_tls_context, source, alpn), domains.ids(destination))
     _name(socket, context)
 
 
-def _common(common: CommonTlsContext, service: str, alpn: tuple[str, ...]) -> SubjectAltNameMatcher:
+def _common(common: CommonTlsContext, service: str, alpn: tuple[str, ...]) -> CertificateValidationContext:
     common.alpn_protocols.extend(alpn)
     # An upstream context stops at 1.2 unless told (measured), and 1.3 alone is what the other side takes.
     common.tls_params.tls_minimum_protocol_version = TlsParameters.TLSv1_3
@@ -53,7 +57,12 @@ def _common(common: CommonTlsContext, service: str, alpn: tuple[str, ...]) -> Su
     combined = common.combined_validation_context
     combined.validation_context_sds_secret_config.name = ROOTS
     from_ads(combined.validation_context_sds_secret_config.sds_config)
-    return combined.default_validation_context.match_typed_subject_alt_names.add(san_type=SubjectAltNameMatcher.URI)
+    return combined.default_validation_context
+
+
+def _only(names: CertificateValidationContext, ids: tuple[str, ...]) -> None:
+    for uri in ids:
+        names.match_typed_subject_alt_names.add(san_type=SubjectAltNameMatcher.URI).matcher.exact = uri
 
 
 def _name(socket: TransportSocket, context: DownstreamTlsContext | UpstreamTlsContext) -> None:

@@ -108,5 +108,5 @@ def test_each_call_is_judged_as_the_table_says_by_explain_and_by_the_generated_f
         request = Request(call.get("method", "GET"), call.get("path", "/"), headers)
         assert explain(inbound.guard, call["from"], request).allowed == call["allowed"], call
         uri = f"spiffe://mesh.internal/svc/{call['from']}"
-        rules = guard_rules(inbound.guard, "mesh.internal")
+        rules = guard_rules(inbound.guard, TrustBundle().domains("mesh.internal"))
         assert allowed(rules, [uri], request, judged_path(request.path)) == call["allowed"], call

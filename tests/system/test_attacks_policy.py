@@ -18,6 +18,7 @@ from meshagent.ca.builtin import open_builtin
 from meshagent.ca.x509 import new_key_and_csr
 from meshagent.documents.decode import decode_all, decode_documents
 from meshagent.errors import CertificateRefused
+from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.kinds import KINDS
 from meshagent.model.mesh import Mesh
@@ -140,7 +141,7 @@ def test_attack_27_precedence_in_the_generated_filter_is_that_of_a_reference(exa
         rows = tuple(IntentionSource(name=each, action=action) for each, action in sources.items())
         intentions[name] = Stated(Intention(name=name, sources=rows))
     rules = guard("payments", "http", Mesh(default_action=default), intentions, datetime.now(UTC))
-    generated = guard_rules(rules, "mesh.internal")
+    generated = guard_rules(rules, TrustBundle().domains("mesh.internal"))
     assert allowed(generated, [f"spiffe://mesh.internal/svc/{source}"], Request(), "/") == expected
 
 

@@ -12,6 +12,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention
 from meshagent.model.mesh import Mesh
 from meshagent.model.world import Stated
@@ -89,7 +90,12 @@ def judged(source, request):
         return 400, 400
     path = judged_path(request.path)
     assert not isinstance(path, Malformed)
-    through = allowed(guard_rules(rules, TRUST_DOMAIN), [f"spiffe://{TRUST_DOMAIN}/svc/{source}"], request, path)
+    through = allowed(
+        guard_rules(rules, TrustBundle().domains(TRUST_DOMAIN)),
+        [f"spiffe://{TRUST_DOMAIN}/svc/{source}"],
+        request,
+        path,
+    )
     return (200 if verdict.allowed else 403), (200 if through else 403)
 
 

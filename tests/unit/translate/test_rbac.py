@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import HeaderMatch, HttpMatch, Permission
 from meshagent.model.view import Guard, Rule
 from meshagent.policy.explain import explain
@@ -14,6 +15,7 @@ from tests.unit.translate import walker
 from tests.unit.translate.walker import allowed
 
 DOMAIN = "mesh.internal"
+DOMAINS = TrustBundle().domains(DOMAIN)
 NAMES = ["web", "orders", "web2"]
 PATHS = ["/", "/reports", "/reports/x", "/reportsx", "/Reports", "/admin", "/a/b"]
 MATCHED = ["fin", "ops", "finance", "n", "f.n"]
@@ -77,7 +79,7 @@ def test_the_filter_and_explain_agree_on_every_call(guard, source, request):
     said = explain(guard, source, request)
     for join in (False, True):
         walker.JOIN = join
-        done = allowed(guard_rules(guard, DOMAIN), [f"spiffe://{DOMAIN}/svc/{source}"], request, path)
+        done = allowed(guard_rules(guard, DOMAINS), [f"spiffe://{DOMAIN}/svc/{source}"], request, path)
         # Joined, a value that comes twice looks like a list: refused where it could be allowed, never the other way round.
         assert said.allowed == done or (join and not done), (join, said)
 
@@ -88,23 +90,23 @@ def test_without_a_certificate_only_what_any_stranger_may_do_is_open(guard, requ
     path = judged_path(request.path)
     stranger = explain(guard, "", request).allowed
     assert allowed(plain_rules(guard), [], request, path) == stranger
-    assert not allowed(guard_rules(guard, DOMAIN), [], request, path)
+    assert not allowed(guard_rules(guard, DOMAINS), [], request, path)
 
 
 @given(guards, requests)
 def test_another_trust_domain_is_nobody(guard, request):
     path = judged_path(request.path)
     for uri in ("spiffe://mesh.internal.evil/svc/web", "spiffe://MESH.internal/svc/web", "spiffe://other/svc/web"):
-        assert not allowed(guard_rules(guard, DOMAIN), [uri], request, path)
+        assert not allowed(guard_rules(guard, DOMAINS), [uri], request, path)
 
 
 @given(guards)
 def test_the_bytes_do_not_depend_on_chance(guard):
-    first, second = guard_rules(guard, DOMAIN), guard_rules(guard, DOMAIN)
+    first, second = guard_rules(guard, DOMAINS), guard_rules(guard, DOMAINS)
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
 
 
 def test_a_name_is_compared_whole_and_never_as_a_pattern():
     guard = build({"a-b": "allow"}, None, "deny")
     for name in ("axb", "a-b2", "a-", "a-b/../x"):
-        assert not allowed(guard_rules(guard, DOMAIN), [f"spiffe://{DOMAIN}/svc/{name}"], Request(), "/")
+        assert not allowed(guard_rules(guard, DOMAINS), [f"spiffe://{DOMAIN}/svc/{name}"], Request(), "/")
