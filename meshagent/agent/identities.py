@@ -6,21 +6,23 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Never
 
 import structlog
 
-from meshagent.ca.base import Announcing, Authority, KeyMaker, obtain
+from meshagent.ca.base import Announcing, Authority, KeyMaker, name_of, obtain
 from meshagent.ca.rotation import LONGEST_WAIT, Keep, Renew, backoff, late, next_step, patience, spread, superseded
-from meshagent.errors import MeshError, NotFound
+from meshagent.errors import CertificateRefused, MeshError, NotFound
 from meshagent.model.identity import Svid, TrustBundle
-from meshagent.model.names import spiffe_id
+from meshagent.model.names import parse_spiffe_id
 from meshagent.private import read_private, write_private
 
 _log = structlog.get_logger(__name__)
 _LONGEST_SLEEP = 60.0
+_ANY_LIFE = timedelta(days=3650)
 _PAUSE = 0.1  # seconds between two things that an authority announces
 _ALMOST_OVER = 0.9  # of a life: an authority that makes the keys has its own moment for renewing, up to here
 
@@ -99,7 +101,7 @@ class Identities:
             except MeshError:  # whoever asks for a certificate meets the same and says so
                 await asyncio.sleep(_LONGEST_SLEEP)
                 continue
-            fresh = {service for service in self._wanted if spiffe_id(self._trust_domain, service) in names}
+            fresh = self._wanted & {parsed[1] for parsed in map(parse_spiffe_id, names) if parsed}
             self._fresh |= fresh
             for service in fresh:
                 self._failures.pop(service, None)
@@ -118,7 +120,7 @@ class Identities:
         """Renew one SVID if it is due and was not refused a moment ago. Returns when to look again."""
         at = self._at.setdefault(service, random.random())  # noqa: S311 - spreads load, hides nothing
         svid, now = self.svids.get(service), self._clock()
-        decision = next_step(now, svid, self._bundle, self._trust_domain, at, self._move(service, svid))
+        decision = next_step(now, svid, self._bundle, self._domain(svid), at, self._move(service, svid))
         if service in self._fresh:
             decision = Renew("the CA has a new one")
         elif now < self._rests.get(service, now) <= now + LONGEST_WAIT:
@@ -163,12 +165,12 @@ class Identities:
     async def _renew(self, service: str, reason: str) -> bool:
         from meshagent.ca.x509 import accept
 
-        name = spiffe_id(self._trust_domain, service)
         try:
             authority = self._authority(self._trust_domain)
+            name = await name_of(authority, self._trust_domain, service)
             issued = await obtain(authority, name, self._ttl)
             chain, key = issued.chain_pem, issued.key_pem
-            svid = accept(chain, key, name, self._bundle, self._trust_domain, self._clock(), self._ttl)
+            svid = accept(chain, key, name, self._bundle, domain_of(name), self._clock(), self._ttl)
             if isinstance(authority, KeyMaker) and self._has(service, svid):
                 return self._wait_for_key_maker(service, svid)
             write_private(self._file(service), svid.key_pem + svid.chain_pem)
@@ -177,7 +179,7 @@ class Identities:
             _log.warning("svid_not_renewed", service=service, reason=reason, problem=str(error), code=error.code)
             return False
         at = self._at[service] = random.random()  # noqa: S311
-        step = next_step(self._clock(), svid, self._bundle, self._trust_domain, at)
+        step = next_step(self._clock(), svid, self._bundle, domain_of(name), at)
         if isinstance(step, Renew) and not isinstance(authority, KeyMaker):
             self.problems[service] = "the CA's answer is due for renewal already"
             return False
@@ -214,16 +216,10 @@ class Identities:
 
     def _load(self) -> None:
         """Take in what an earlier agent kept, where it passes the same checks as a new one."""
-        from meshagent.ca.x509 import accept
-
         for service in self._wanted - set(self.svids):
             path = self._file(service)
-            name = spiffe_id(self._trust_domain, service)
             try:
-                pem = read_private(path)
-                start = pem.index(b"-----BEGIN CERTIFICATE-----")
-                key, chain = pem[:start], pem[start:]
-                svid = accept(chain, key, name, self._bundle, self._trust_domain, self._clock(), timedelta(days=3650))
+                svid = self._kept(service, read_private(path))
             except NotFound:
                 continue
             except (MeshError, ValueError) as error:
@@ -231,5 +227,26 @@ class Identities:
                 continue
             self._keep(service, svid)
 
+    def _kept(self, service: str, pem: bytes) -> Svid:
+        """The SVID in a file, of whichever trust domain is accepted. Raises CertificateRefused, ValueError."""
+        from meshagent.ca.x509 import accept
+
+        start = pem.index(b"-----BEGIN CERTIFICATE-----")
+        key, chain = pem[:start], pem[start:]
+        first, *others = self._bundle.domains(self._trust_domain).ids(service)
+        for name in others:
+            with suppress(CertificateRefused):
+                return accept(chain, key, name, self._bundle, domain_of(name), self._clock(), _ANY_LIFE)
+        return accept(chain, key, first, self._bundle, domain_of(first), self._clock(), _ANY_LIFE)
+
+    def _domain(self, svid: Svid | None) -> str:
+        """Whose roots the SVID has to lead to."""
+        return domain_of(svid.spiffe_id) if svid else self._trust_domain
+
     def _file(self, service: str) -> Path:
         return self._directory / f"{service}.pem"
+
+
+def domain_of(name: str) -> str:
+    """The trust domain of a service's SPIFFE ID; "" for what is none."""
+    return (parse_spiffe_id(name) or ("", ""))[0]

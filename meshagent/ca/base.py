@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 from meshagent.model.identity import TrustBundle
+from meshagent.model.names import spiffe_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,26 @@ class Announcing(Protocol):
         """Waits until there is something new to issue, and says for which SPIFFE IDs. Raises what `issue` raises."""
 
 
-async def obtain(authority: Authority, spiffe_id: str, ttl: timedelta) -> Issued:
+@runtime_checkable
+class Naming(Protocol):
+    """An authority with a trust domain and a form of SPIFFE IDs of its own."""
+
+    async def named(self, service: str) -> str:
+        """The SPIFFE ID that it certifies for a service. Raises what `bundle` raises."""
+
+
+async def name_of(authority: Authority, trust_domain: str, service: str) -> str:
+    """The SPIFFE ID that the authority certifies for a service of the mesh with this trust domain."""
+    return await authority.named(service) if isinstance(authority, Naming) else spiffe_id(trust_domain, service)
+
+
+async def obtain(authority: Authority, identity: str, ttl: timedelta) -> Issued:
     """A certificate for this SPIFFE ID from either sort of authority, not yet checked: `accept` does that."""
     if isinstance(authority, KeyMaker):
-        return await authority.issue(spiffe_id, ttl)
+        return await authority.issue(identity, ttl)
     if not isinstance(authority, Signer):
         raise TypeError(f"{type(authority).__name__} neither signs nor issues")
     from meshagent.ca.x509 import new_key_and_csr
 
-    key_pem, csr_pem = new_key_and_csr(spiffe_id)
-    return Issued(key_pem, await authority.sign(csr_pem, spiffe_id, ttl))
+    key_pem, csr_pem = new_key_and_csr(identity)
+    return Issued(key_pem, await authority.sign(csr_pem, identity, ttl))

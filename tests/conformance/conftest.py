@@ -67,6 +67,14 @@ def guarded_consul_servers() -> Iterator[consul.Servers]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def connect_servers() -> Iterator[consul.Servers]:
+    """With Connect's CA, which no store suite needs, and which the CA's suite restarts."""
+    with consul.servers(acl=True, settings={"connect": {"enabled": True}}) as running:
+        consul.wait_for_roots(running)
+        yield running
+
+
 def provided_by(running: consul.Servers, access: Access) -> Provider:
     async def forget(store: Store) -> None:
         # The server keeps no history at all; what a client may go on from is what it saw itself.

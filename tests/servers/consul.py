@@ -209,6 +209,20 @@ def servers(count: int = 1, *, acl: bool = False, settings: Mapping[str, Any] | 
         yield made
 
 
+def wait_for_roots(made: Servers) -> str:
+    """Until Connect's CA of servers that have it on is there. Gives its trust domain."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            told = made.call("GET", "/v1/agent/connect/ca/roots")
+            if told["Roots"]:
+                return str(told["TrustDomain"])
+        except OSError:
+            pass
+        assert time.monotonic() < deadline, made.nodes[0].log()
+        time.sleep(0.1)
+
+
 def _bootstrap(made: Servers) -> str:
     """The first token of servers with ACLs on."""
     deadline = time.monotonic() + PATIENCE
