@@ -36,6 +36,11 @@ def access_log(
     log.name = "envoy.access_loggers.file"
     if policy.only == "errors":
         _only_errors(log, at_least=0 if not http else 400 if side == "inbound" else 500)
+        if http and policy.slower_than is not None:
+            slow = log.filter.or_filter.filters.add().duration_filter.comparison
+            slow.op = ComparisonFilter.GE
+            slow.value.default_value = round(policy.slower_than.total_seconds() * 1000)
+            slow.value.runtime_key = "meshagent.access_log_ms"
     line = FileAccessLog(path=settings.access_log_path)
     fields = line.log_format.json_format.fields
     for name, value in {**_COMMON, **(_HTTP if http else _TCP), "service": service, "side": side}.items():

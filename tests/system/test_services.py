@@ -202,3 +202,18 @@ async def test_down_waits_for_what_is_under_way_http_and_tcp():
             assert await reader.readexactly(5) == b"still"
         writer.close()
         assert (await going)["drained_ms"] < 5000
+
+
+async def test_slow_requests_are_logged_where_the_mesh_asks_for_them():
+    async with pair() as (mesh, agent, _, local):
+        log = {"only": "errors", "slower_than": "500ms"}
+        await mesh.applied(await mesh.apply({"kind": "mesh", "name": "mesh", "access_log": log}))
+        assert (await get(local, "/quick")).status == 200
+        assert (await get(local, "/slow")).status == 200
+        await eventually(lambda: len(agent.events("request_logged")) >= 2, 5)
+        lines = agent.events("request_logged")
+        assert {(line["path"], line["side"]) for line in lines} == {
+            ("/slow", "inbound"),
+            ("/slow", "outbound to payments"),
+        }
+        assert all(line["duration_ms"] >= 500 and line["status"] == 200 for line in lines)
