@@ -170,11 +170,11 @@ async def test_fault_r30_a_host_that_crashes_is_left_at_once_and_forgotten_withi
         await eventually(lambda: len(other.seen) > 20, 10)
         await stop_all(second)
         died = time.monotonic()
-        await asyncio.sleep(1.0)
-        late = [status for status in load.since(died + 0.5) if status != 200]
+        await asyncio.sleep(1.5)
+        late = [status for status in load.since(died + 1.0) if status != 200]
         assert late == []
         await eventually(lambda: serving(it) == {"vm-1"}, 15)
-        assert time.monotonic() - died < 12.0
+        assert time.monotonic() - died < 13.0
         assert len(load.failed()) <= 25  # those under way, and those sent until the first was refused
 
 
