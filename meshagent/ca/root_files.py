@@ -80,7 +80,7 @@ def prepare_next(path: Path, now: datetime, retired: frozenset[str] = frozenset(
             if spare := _spare(path, digest):
                 return spare.certificate
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = new_root(key, trust_domain_of(current.certificate), now, _depth(current.certificate))
+        certificate = new_root(key, trust_domain_of(current.certificate), now, depth_of(current.certificate))
         _keep_spare(path, Issuer(certificate, key))
         return certificate
 
@@ -156,8 +156,10 @@ def _spare_file(path: Path, digest: str, suffix: str) -> Path:
     return path / f"{_SPARE}{digest[:_NAME_DIGITS]}{suffix}"
 
 
-def _depth(root: x509.Certificate) -> int:
-    return root.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length or 0
+def depth_of(root: x509.Certificate) -> int:
+    """How many CAs may stand below a root; 1 where it sets no limit, which is what we use."""
+    limit = root.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+    return 1 if limit is None else limit
 
 
 def _certificate(path: Path, name: str, pem: bytes) -> x509.Certificate:

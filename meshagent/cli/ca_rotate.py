@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshagent.cli.mesh import OpenMesh, author, now_utc
+from meshagent.cli.mesh import author, now_utc
 from meshagent.cli.options import DURATION, SERVICE, awaited, mesh_options, misuse
 from meshagent.cli.output import say, show
 from meshagent.cli.session import Session
@@ -18,6 +18,7 @@ from meshagent.cli.session import Session
 if TYPE_CHECKING:
     from meshagent.cli.rotating import Rotating, Standing
     from meshagent.model.identity import TrustBundle
+    from meshagent.state.roots import Vault
     from meshagent.state.rotation import RotationRecord
 
 _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
@@ -38,7 +39,8 @@ _SETTINGS = "now set `ca` of every agent.yaml to the new CA and restart the agen
 @click.option("--to", "other", type=_FILE, metavar="FILE", help="Go over to the CA of this agent.yaml's `ca`.")
 @click.option("--add-roots", "roots", type=_FILE, metavar="FILE", help="Go over to the CA that has these roots (PEM).")
 @click.option("--root", type=_DIRECTORY, metavar="DIR", help="The directory with the mesh's root.")
-@click.option("--ttl", type=DURATION, metavar="DURATION", help="How long certificates live; ca.ttl unless told.")
+@click.option("--authority", type=_FILE, metavar="FILE", help="The authority.yaml of this machine; the usual one else.")
+@click.option("--ttl", type=DURATION, metavar="DURATION", help="How long certificates live; as configured unless told.")
 @click.option("--force-without", "without", type=SERVICE, multiple=True, metavar="HOST", help="Do not wait for HOST.")
 @mesh_options("store", "config", "output", "timeout")
 @click.pass_obj
@@ -51,6 +53,7 @@ async def rotate(
     other: Path | None,
     roots: Path | None,
     root: Path | None,
+    authority: Path | None,
     ttl: timedelta | None,
     without: tuple[str, ...],
 ) -> int:
@@ -63,14 +66,13 @@ async def rotate(
     \b
     Example:  meshagent ca rotate
     """
+    from meshagent.cli.ca_place import place
     from meshagent.cli.rotating import Rotating
-    from meshagent.state.roots import Vault
 
     if status + once + abort > 1 or (other and roots):
         raise misuse("choose one of --status, --next and --abort, and one of --to and --add-roots")
-    async with session.mesh() as mesh:
-        vault = Vault(mesh.store, mesh.keys, mesh.signing, lambda why: author(now_utc(), why))
-        rotating = Rotating(vault, root or _root_directory(session), now_utc, author(now_utc()).who)
+    async with place(session, authority) as here:
+        rotating = Rotating(here.vault, root or here.root, now_utc, author(now_utc()).who)
         standing = await rotating.look()
         if status:
             return _tell(session, standing)
@@ -81,8 +83,8 @@ async def rotate(
             record = await rotating.turn_back(record)
             say("turned back: the old root is the one that stays")
         elif record is None:
-            added = await _other_ca(session, mesh, other, roots)
-            life = ttl or session.configured().ca.ttl
+            added = await _other_ca(session, here.vault, other, roots)
+            life = ttl or here.life
             record = await (rotating.change_provider(*added, life) if added else rotating.replace_root(life))
             say(_DOING[record.stage])
             begun = True
@@ -159,23 +161,24 @@ def _tell(session: Session, standing: Standing) -> int:
 
 
 async def _other_ca(
-    session: Session, mesh: OpenMesh, other: Path | None, roots: Path | None
+    session: Session, vault: Vault, other: Path | None, roots: Path | None
 ) -> tuple[TrustBundle, str] | None:
     """The roots of the CA to go over to, and their trust domain; None: the CA stays."""
     if other is None and roots is None:
         return None
-    trust_domain = await _trust_domain(mesh)
+    trust_domain = await _trust_domain(vault)
     if roots is not None:
         from meshagent.ca.roots import bundle_of, read_trusted
 
         return bundle_of(read_trusted(roots, "roots"), trust_domain, str(roots)), trust_domain
     from meshagent.ca import open_authority
     from meshagent.config import load_config
+    from meshagent.state.reach import ca_settings
 
-    ca = load_config(other, {"host.address": "127.0.0.1"}, {}).ca
+    config = load_config(other, {"host.address": "127.0.0.1"}, {})
     data_dir = session.configured().data_dir
     opened = open_authority(
-        ca.provider, ca.provider_settings, trust_domain=trust_domain, data_dir=data_dir, clock=now_utc
+        config.ca.provider, ca_settings(config), trust_domain=trust_domain, data_dir=data_dir, clock=now_utc
     )
     try:
         return await opened.bundle(), trust_domain
@@ -183,19 +186,11 @@ async def _other_ca(
         await opened.close()
 
 
-async def _trust_domain(mesh: OpenMesh) -> str:
+async def _trust_domain(vault: Vault) -> str:
     """As the mesh document says. Raises NotFound, UnreadableRecord."""
     from meshagent.model.mesh import Mesh
     from meshagent.state.records import PolicyRecord, decode
 
-    entry = (await mesh.store.read(mesh.keys.mesh)).entries.get(mesh.keys.mesh)
+    entry = (await vault.store.read(vault.keys.mesh)).entries.get(vault.keys.mesh)
     document = decode(PolicyRecord, entry.value).document if entry else None
     return Mesh.model_validate(document or {}).trust_domain
-
-
-def _root_directory(session: Session) -> Path | None:
-    """Where the configured CA keeps its root; None where it keeps none on this machine."""
-    config = session.configured()
-    if config.ca.provider != "builtin":
-        return None
-    return Path(str(config.ca.provider_settings.get("path", config.data_dir / "ca")))

@@ -12,9 +12,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from cryptography import x509
+
 from meshagent.ca.issuance import to_pem, trust_domain_of
-from meshagent.ca.root_files import destroy_spare, digest_of, load_root, make_active, prepare_next, spare_digests
+from meshagent.ca.root_files import (
+    depth_of,
+    destroy_spare,
+    digest_of,
+    load_root,
+    make_active,
+    prepare_next,
+    spare_digests,
+)
 from meshagent.ca.rotation import root_digests
+from meshagent.cli.intermediates import sign_again
 from meshagent.errors import RotationRefused
 from meshagent.model.identity import TrustBundle
 from meshagent.state.catalog import read_reports
@@ -71,8 +82,8 @@ class Rotating:
     async def change_provider(self, added: TrustBundle, trust_domain: str, ttl: timedelta) -> RotationRecord:
         """Begin to go over from every root of the mesh to these ones, of another CA."""
         roots = await self._idle()
-        new = root_digests(added, trust_domain)
-        old = root_digests(roots.bundle.bundle(), trust_domain) - new
+        new = root_digests(added)
+        old = root_digests(roots.bundle.bundle()) - new
         if not old:
             raise RotationRefused(
                 "the mesh's trust bundle holds no other roots than these", next_step="there is nothing to do"
@@ -84,6 +95,7 @@ class Rotating:
         """Begin the next stage. Gives the record as it is then; None: the rotation is over."""
         if go.stage == "activate":
             self._switch(record)
+            await self._sign_again(record)
             return await activate(self._vault, record, self._clock())
         self._settle(record)
         if go.stage == "retire":
@@ -109,6 +121,7 @@ class Rotating:
             record = await activate(self._vault, record, self._clock())  # an interrupted step: something may be signed
         after = await turn_back(self._vault, record, self._clock())
         self._settle(after)
+        await self._sign_again(after)
         return after
 
     async def leave_out(self, record: RotationRecord, hosts: Iterable[str]) -> RotationRecord:
@@ -130,6 +143,17 @@ class Rotating:
                 told(standing)
             last = standing
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _sign_again(self, record: RotationRecord) -> None:
+        """Authorities on other machines go on below the root that signs now, before hosts are told of it."""
+        if record.kind != "root":
+            return
+        root, held = load_root(self._directory()), await self._roots()
+        pems = "".join(held.bundle.roots.get(record.trust_domain, ())).encode()
+        if root is not None and depth_of(root.certificate) > 0 and pems:
+            known = [each for each in x509.load_pem_x509_certificates(pems) if digest_of(each) in record.old]
+            store, keys = self._vault.store, self._vault.keys
+            await sign_again(store, keys, record.trust_domain, root, known, self._clock())
 
     def _switch(self, record: RotationRecord) -> None:
         if record.kind == "root":
