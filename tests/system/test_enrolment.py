@@ -82,7 +82,8 @@ async def app(machine: Machine, port: int):
 
 def one_host(person: Person, url: str, secrets: dict[str, str], *init: str, **env: str) -> None:
     """The whole of it; `init` are the words about the store's guard."""
-    person.types("meshagent", "init", "--store", url, *init, "--services", "web,payments", "--start", **env)
+    builtin = ("--ca", "builtin", "--services", "web,payments", "--start")
+    person.types("meshagent", "init", "--store", url, *init, *builtin, **env)
     person.types("meshagent", "up", "payments", "--port", "8080", "--protocol", "http")
     person.types("meshagent", "up", "web", "--port", "8081", "--protocol", "http", "--upstream", "payments:9191")
     person.types("meshagent", "intention", "allow", "web", "payments", "--wait")
@@ -95,30 +96,37 @@ def one_host(person: Person, url: str, secrets: dict[str, str], *init: str, **en
 
 def assert_private(person: Person, secrets: dict[str, str]) -> None:
     """No secret in the arguments or environment of a process, in a log, in what commands print, in a readable file."""
-    data = person.machine.path("/var/lib/meshagent")
-    kept = dict(secrets)
-    for file in (*data.rglob("*.key"), *data.glob("store.*"), *data.glob("identities/*.pem")):
-        kept[str(file)] = _secret_part(file.read_text())
-    kept |= {
-        str(file): file.read_text().strip() for file in person.machine.path("/etc/meshagent").glob("operator.[tp]*")
-    }
-    assert len(kept) >= len(secrets) + 5, kept.keys()
-    person.types("meshagent", "status", "-o", "json")
-    person.types("meshagent", "proxy", "config")
+    machine = person.machine
+    kept = secrets | {str(file): _secret_part(file.read_text()) for file in secret_files(machine)}
+    assert len(kept) >= len(secrets) + 4, kept.keys()
     places = {f"said {number}": text.encode() for number, text in enumerate(person.said)}
-    for pid in person.machine.pids():
+    for words in (("status", "-o", "json"), ("proxy", "config"), ("token", "list"), ("doctor",)):
+        done = machine.run("meshagent", *words, env={"PATH": person.path})
+        places[" ".join(words)] = (done.stdout + done.stderr).encode()
+    for pid in machine.pids():
         for name in ("cmdline", "environ"):
             with suppress(OSError):
                 places[f"{pid} {name}"] = Path(f"/proc/{pid}/{name}").read_bytes()
-    logs = [*data.glob("*.log"), *data.glob("envoy.std*"), data / "snapshot.json", data / "ca/audit.jsonl"]
-    places |= {str(file): file.read_bytes() for file in logs if file.exists()}
+    homes = [machine.path(place) for place in ("/var/lib/meshagent", "/var/lib/meshagent-authority", "/etc/meshagent")]
+    files = [file for home in homes for file in home.rglob("*") if file.is_file()]
+    open_to_see = (".log", ".json", ".jsonl", ".yaml", ".stderr", ".stdout")
+    places |= {str(file): file.read_bytes() for file in files if file.suffix in open_to_see}
     assert len(places) > 12
     for what, secret in kept.items():
         found = [place for place, content in places.items() if secret.encode() in content]
         assert not found, (what, found)
-    for file in (*data.rglob("*"), *person.machine.path("/etc/meshagent").rglob("*")):
-        if file.is_file() and any(secret.encode() in file.read_bytes() for secret in kept.values()):
+    for file in files:
+        if any(secret.encode() in file.read_bytes() for secret in kept.values()):
             assert file.stat().st_mode & 0o077 == 0, file
+
+
+def secret_files(machine: Machine) -> list[Path]:
+    """Where a host keeps keys, tokens and passwords."""
+    data = machine.path("/var/lib/meshagent")
+    files = [*data.rglob("*.key"), *data.glob("store.*"), *data.glob("identities/*.pem")]
+    authority = machine.path("/var/lib/meshagent-authority")
+    files += [*authority.rglob("*.key"), *authority.glob("store.*")]
+    return [*files, *machine.path("/etc/meshagent").glob("operator.[tp]*")]
 
 
 def _secret_part(text: str) -> str:
@@ -129,10 +137,7 @@ def _secret_part(text: str) -> str:
 
 def secrets_of(machine: Machine) -> list[bytes]:
     """The secrets that a host keeps, as bytes to search for."""
-    data = machine.path("/var/lib/meshagent")
-    files = [*data.rglob("*.key"), *data.glob("store.*"), *data.glob("identities/*.pem")]
-    files += machine.path("/etc/meshagent").glob("operator.[tp]*")
-    return [_secret_part(file.read_text()).encode() for file in files]
+    return [_secret_part(file.read_text()).encode() for file in secret_files(machine)]
 
 
 async def test_one_host_with_consuls_acls_on_takes_seven_commands_and_one_file_and_leaks_nothing(tmp_path, path):
