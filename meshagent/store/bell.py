@@ -83,14 +83,27 @@ class Bell:
 
     def _knock(self, folder: int, name: str) -> None:
         try:
-            self._sender.sendto(b"\0", _address(folder, name))
+            if not self._sent(_address(folder, name)):
+                # Datagrams count against their sender until they are read: a few hundred fill its buffer, and those
+                # listeners that come after would not be woken. A new sender has all of its buffer.
+                full, self._sender = self._sender, _datagram_socket()
+                full.close()
+                self._sent(_address(folder, name))
         except ConnectionRefusedError:
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=folder)
             log.debug("dead_listener_removed", directory=str(self._directory), name=name)
         except OSError:
-            # A full queue (that listener is awake already), a socket just removed, or one that is not ours to ring.
+            # A socket just removed, or one that is not ours to ring.
             pass
+
+    def _sent(self, address: str) -> bool:
+        """Whether there was room for it: with the sender, and with the listener, who else is about to wake anyway."""
+        try:
+            self._sender.sendto(b"\0", address)
+        except BlockingIOError:
+            return False
+        return True
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:

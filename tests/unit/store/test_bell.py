@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,21 @@ async def test_a_listener_that_does_not_listen_now_delays_nobody(tmp_path: Path)
     listening.hush()
     for bell in (listening, ringing):
         bell.close()
+
+
+async def test_one_ring_reaches_five_hundred_listeners_that_are_all_busy(tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) for _ in range(500)]
+        for number, listener in enumerate(listeners):
+            listener.setblocking(False)
+            listener.bind(str(tmp_path / "w" / str(number)))
+        ringing = Bell(tmp_path / "w")
+
+        ringing.ring()  # nobody reads meanwhile, so all 500 datagrams are under way at once
+        ringing.close()
+
+        assert [listener.recv(2) for listener in listeners] == [b"\0"] * 500
 
 
 async def test_a_listener_knows_that_it_was_cleaned_away_and_listens_again(tmp_path: Path) -> None:
