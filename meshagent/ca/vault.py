@@ -85,6 +85,12 @@ class VaultAuthority:
         reply = await self._call_as_us("POST", path, {**asked, "exclude_cn_from_sans": True, "format": "pem"})
         return _chain(reply)
 
+    async def sign_intermediate(self, csr_pem: str, ttl: timedelta) -> bytes:
+        """A CA's certificate with those above it (PEM, its own first), for the names of the CSR; it may sign no further CAs."""
+        path = f"{self._settings.mount}/root/sign-intermediate"
+        asked = {"csr": csr_pem, "use_csr_values": True, "ttl": f"{int(ttl.total_seconds())}s", "max_path_length": 0}
+        return _chain(await self._call_as_us("POST", path, {**asked, "format": "pem"}))
+
     async def bundle(self) -> TrustBundle:
         """The roots of `roots_file`, else those that the engine's issuers chain to; neither needs a token."""
         if path := self._settings.roots_file:
