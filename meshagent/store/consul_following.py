@@ -20,7 +20,11 @@ CROWD = 8
 # woken for nothing so often in a row, the folder is followed in their place.
 _CROWD_OF_ABSENT = 3
 _FOR_NOTHING = 2
+# Seconds before a query that was answered is sent again: what follows from the answer goes first, here and at the server.
+_BREATH = 0.003
 _ABSENT = 404
+# Ends the name of a folder's query: no key or tree ends like this.
+_FOLDER = "//"
 _LISTED = {"keys": "", "separator": "/"}
 
 Query = tuple[str, Mapping[str, str]]
@@ -45,7 +49,7 @@ def queries_of(scope: Scope) -> dict[str, Query]:
     for key in scope.keys:
         folder = folder_of(key)
         crowded = folder and crowds[folder] >= CROWD
-        queries |= {f"{folder}/*": folder_query(folder)} if crowded else {key: (key_path(key), {})}
+        queries |= {folder + _FOLDER: folder_query(folder)} if crowded else {key: (key_path(key), {})}
     return queries
 
 
@@ -65,6 +69,7 @@ class Followers:
     def __init__(self, consul: Consul, scope: Scope) -> None:
         self._consul = consul
         self._scope = scope
+        self._breath = 0.0 if only(scope) is not None else _BREATH
         self._queries = queries_of(scope)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended: set[asyncio.Task[None]] = set()
@@ -110,6 +115,14 @@ class Followers:
             for name, answer in self.answers.items()
         )
 
+    def quiet(self, through: int) -> dict[str, int]:
+        """The folders that are followed as such and did not move after a revision, with the index at which they did."""
+        return {
+            name.removesuffix(_FOLDER): answer.index
+            for name, answer in self.answers.items()
+            if name.endswith(_FOLDER) and answer.index <= through
+        }
+
     def _start(self, name: str) -> None:
         task = asyncio.create_task(self._follow(name, *self._queries[name]), name=f"consul-follow {name}")
         task.add_done_callback(lambda _: self.pulse.beat())
@@ -128,11 +141,10 @@ class Followers:
         try:
             async for answer in self._consul.follow(path, params):
                 self._take(name, answer)
-                # Who waits for the beat sends its questions before this query is sent again.
-                await asyncio.sleep(0)
+                await asyncio.sleep(self._breath)
         except StoreDenied:
             # A folder that was followed in place of single keys: those may be allowed.
-            if not name.endswith("/*") or name in queries_of(self._scope):
+            if not name.endswith(_FOLDER) or name in queries_of(self._scope):
                 raise
             self._scatter(name)
 
@@ -160,13 +172,13 @@ class Followers:
         for key in keys:
             del self._for_nothing[key]
             self._end(key)
-        if (name := f"{folder}/*") not in self._queries:
+        if (name := folder + _FOLDER) not in self._queries:
             self._queries[name] = folder_query(folder)
             self._start(name)
 
     def _scatter(self, name: str) -> None:
         """Follow the keys of a folder one by one after all."""
-        folder = name.removesuffix("/*")
+        folder = name.removesuffix(_FOLDER)
         self._unlisted.add(folder)
         self._end(name)
         for key in self._scope.keys:

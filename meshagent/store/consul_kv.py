@@ -104,8 +104,8 @@ def readings_of(scope: Scope, there: AbstractSet[str]) -> list[Form]:
     return keys + [_form("get-tree", tree) for tree in sorted(scope.trees)]
 
 
-def checks_of(scope: Scope, held: Revisions, asked: AbstractSet[str]) -> list[Form]:
-    """As `readings_of` for a content that is known: its keys are compared with it, unless they are `asked` for.
+def checks_of(scope: Scope, held: Revisions, asked: AbstractSet[str], sure: AbstractSet[str]) -> list[Form]:
+    """As `readings_of` for a content that is known: its keys are compared with it, unless they are `asked` for or `sure`.
 
     Consul answers a comparison without the value, and names every one that fails.
     """
@@ -115,7 +115,7 @@ def checks_of(scope: Scope, held: Revisions, asked: AbstractSet[str]) -> list[Fo
             return _form("get-tree", key)
         return _form("get", key) if key in asked else _form("check-index", key, Index=held[key])
 
-    return [*map(check, sorted(scope.keys)), *(_form("get-tree", tree) for tree in sorted(scope.trees))]
+    return [*map(check, sorted(scope.keys - sure)), *(_form("get-tree", tree) for tree in sorted(scope.trees))]
 
 
 def checked_of(forms: Iterable[Form]) -> frozenset[str]:

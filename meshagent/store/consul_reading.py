@@ -11,7 +11,7 @@ from typing import Any
 
 from meshagent.errors import StoreDenied, StoreUnavailable
 from meshagent.store.base import Entry, Scope, Snapshot
-from meshagent.store.consul_following import only
+from meshagent.store.consul_following import folder_of, folder_query, only
 from meshagent.store.consul_kv import (
     PROBE,
     Form,
@@ -86,26 +86,25 @@ class Reading:
             held, there, floor, sure = found, found.keys(), newest, True
         raise StoreUnavailable("Consul's keys change faster than they can be read together.", next_step="Try again.")
 
-    async def check(self, scope: Scope, held: Revisions, asked: AbstractSet[str]) -> Checked | None:
+    async def check(
+        self, scope: Scope, held: Revisions, asked: AbstractSet[str], folders: Mapping[str, int]
+    ) -> Checked | None:
         """Compare a content that was expected with Consul's, without reading it again; the keys `asked` for are read.
 
-        None when something is gone that was expected, or when it does not settle. Several transactions show one moment
-        when nothing in them differs from what was known before the first.
+        `folders` are known to have last moved at an index: where that still holds, so does all that is in them. None
+        when something is gone that was expected, or when it does not settle. Several calls show one moment when nothing
+        in them differs from what was known before the first.
         """
         entries: dict[str, Entry] = {}
         for _ in range(_CHECKS):
-            forms = checks_of(scope, held, asked)
+            sure = frozenset(key for key in scope.keys if folder_of(key) in folders)
+            forms = checks_of(scope, held, asked, sure)
             rounds = rounds_of(forms)
-            # A task for the only one would let the next blocking queries go first.
-            answers = (
-                [await self.transaction(forms)]
-                if len(rounds) == 1
-                else await asyncio.gather(*map(self.transaction, rounds))
-            )
+            answers, stirred = await self._asked(rounds, folders)
             failed = [failed_of(*each) for each in zip(rounds, answers, strict=True)]
             if any(gone for gone, _ in failed):
                 return None
-            checked = checked_of(forms)
+            checked = checked_of(forms) | (sure & held.keys())
             results = (result["KV"] for answer in answers for result in answer.get("Results") or ())
             found = {key: entry for key, entry in entries_of(results, scope).items() if key not in checked}
             now = {key: held[key] for key in checked} | revisions_of(found)
@@ -113,10 +112,25 @@ class Reading:
             if not moved and not held.keys() <= now.keys():
                 return None
             entries |= found
-            if not moved and (len(rounds) <= 1 or now == held):
+            if not moved and not stirred and (len(rounds) + len(folders) <= 1 or now == held):
                 return Checked(now, entries)
             held, asked = {**held, **revisions_of(found)}, asked | moved
+            folders = {folder: index for folder, index in folders.items() if folder not in stirred}
         return None
+
+    async def _asked(
+        self, rounds: Sequence[Sequence[Form]], folders: Mapping[str, int]
+    ) -> tuple[Sequence[Mapping[str, Any]], AbstractSet[str]]:
+        """What transactions answer, and which of the folders are not at their index any more."""
+        if len(rounds) == 1 and not folders:
+            # A task for the only one would let others go first.
+            return [await self.transaction(rounds[0])], frozenset()
+        answers, listings = await asyncio.gather(
+            asyncio.gather(*map(self.transaction, rounds)),
+            asyncio.gather(*(self._consul.get(*folder_query(folder)) for folder in folders)),
+        )
+        pairs = zip(folders.items(), listings, strict=True)
+        return answers, {folder for (folder, index), listed in pairs if listed.index != index}
 
     async def newest(self, scope: Scope) -> int:
         """The revision of the last write to any key at all: the index of a list of what is nowhere."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from meshagent.errors import StoreUnavailable
 from meshagent.store.base import Changes, Entry, Scope, Snapshot
 from meshagent.store.consul_following import Followers, only
-from meshagent.store.consul_kv import Memory, Revisions, difference, entries_of, revisions_of
+from meshagent.store.consul_kv import TRANSACTION, Memory, Revisions, difference, entries_of, revisions_of
 from meshagent.store.consul_reading import Reading, content_of
 from meshagent.wire.consul import pause_of
 
@@ -85,7 +85,9 @@ class Watch:
         held = {**known, **revisions_of(told)}
         for key in gone:
             held.pop(key)
-        met = await self._reading.check(self._scope, held, self._likely - told.keys())
+        size = len(self._scope.keys) + len(self._scope.trees)
+        folders = self._followers.quiet(self._through) if size > TRANSACTION else {}
+        met = await self._reading.check(self._scope, held, self._likely - told.keys(), folders)
         if met is None:
             return None
         entries = {**told, **met.entries}

@@ -23,7 +23,7 @@ def test_of_several_names_each_is_followed_narrowly():
 def test_a_crowd_of_keys_in_one_folder_is_followed_as_the_folder():
     crowd = [f"c/service/{number}" for number in range(CROWD)]
     assert queries_of(Scope.of([*crowd, "c/mesh"])) == {
-        "c/service/*": ("/v1/kv/c/service", LISTED),
+        "c/service//": ("/v1/kv/c/service", LISTED),
         "c/mesh": ("/v1/kv/c/mesh", {}),
     }
     assert set(queries_of(Scope.of(crowd[1:]))) == set(crowd[1:])
