@@ -49,7 +49,9 @@ def key_rights(grantee: Grantee, keys: Keys) -> tuple[Right, ...]:
     if grantee.role == "operator":
         enrolment = Right(keys.signers), Right(keys.tokens, write=True), Right(keys.grants, write=True)
         return Right(keys.config, write=True), Right(keys.bundle), Right(keys.reports), *enrolment
-    return Right(keys.manifest), Right(keys.mesh), Right(keys.bundle, write=True), Right(keys.authority, write=True)
+    # `ca rotate` asks the reports who has which roots.
+    roots = Right(keys.bundle, write=True), Right(keys.authority, write=True), Right(keys.reports)
+    return Right(keys.manifest), Right(keys.mesh), *roots
 
 
 def catalog_rights(grantee: Grantee, keys: Keys) -> tuple[Right, ...]:

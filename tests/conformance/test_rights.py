@@ -54,6 +54,7 @@ INDEX = KEYS.index_of(CONFIG)
 REPORT, NEIGHBOUR = KEYS.report("vm-1"), KEYS.report("vm-10")
 INSTANCE = KEYS.instance("payments", "vm-1", "payments")
 ENROLMENT = (KEYS.signer("a1"), KEYS.token("0a"), KEYS.grant("vm-1"))
+REPORTS = (REPORT, KEYS.report("vm-2"), NEIGHBOUR, f"{REPORT}/x")
 SEALED = f"{KEYS.authority}key"  # what is below authority/ without being one of these is the authorities' alone
 
 
@@ -135,7 +136,10 @@ CONSUL_KEYS = {
         ),
         (CONFIG, HISTORY, INDEX, KEYS.manifest, KEYS.mesh, KEYS.token("0a"), KEYS.grant("vm-1")),
     ),
-    "authority": ((KEYS.manifest, KEYS.mesh, KEYS.bundle, *ENROLMENT, SEALED), (KEYS.bundle, *ENROLMENT, SEALED)),
+    "authority": (
+        (KEYS.manifest, KEYS.mesh, KEYS.bundle, *REPORTS, *ENROLMENT, SEALED),
+        (KEYS.bundle, *ENROLMENT, SEALED),
+    ),
 }
 EVERY_KEY = (
     *(CONFIG, HISTORY, INDEX, KEYS.manifest, KEYS.mesh, KEYS.bundle, REPORT, NEIGHBOUR, f"{REPORT}/x"),
@@ -304,7 +308,7 @@ ETCD_KEYS = {
 ETCD_TREES = {
     "agent": {KEYS.config, KEYS.instances},
     "operator": {KEYS.config, KEYS.instances, KEYS.reports},
-    "authority": set(),
+    "authority": {KEYS.reports},
 }
 
 

@@ -52,6 +52,9 @@ def test_the_rights_of_an_operator_are_printed_as_commands_for_etcd(mesh):
         f"{grant} --prefix=true meshagent-operator readwrite meshagent/v1/config/",
         f"{grant} meshagent-operator read meshagent/v1/trust/bundle",
         f"{grant} --prefix=true meshagent-operator read meshagent/v1/status/",
+        f"{grant} --prefix=true meshagent-operator read meshagent/v1/authority/signers/",
+        f"{grant} --prefix=true meshagent-operator readwrite meshagent/v1/authority/tokens/",
+        f"{grant} --prefix=true meshagent-operator readwrite meshagent/v1/authority/grants/",
         f"{grant} --prefix=true meshagent-operator read meshagent/v1/instances/",
     ]
 
