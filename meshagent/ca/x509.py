@@ -146,6 +146,10 @@ def _accepted(
         _check_key(leaf, key_pem)
         _check_names(leaf, name)
         _check_uses(leaf, uses)
+        if len(bundle.domains(trust_domain).forms) > 1 and _extension(leaf, x509.KeyUsage) is None:
+            raise _refused(
+                "the certificate has no keyUsage, without which Envoy refuses it beside another trust domain"
+            )
         _check_validity(leaf, now, max_ttl)
         roots = _roots(bundle, trust_domain)
         path = _verified_path(leaf, issuers, roots, trust_domain, now)

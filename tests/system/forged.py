@@ -24,6 +24,7 @@ URI = x509.UniformResourceIdentifier
 DNS = x509.DNSName
 HOUR = timedelta(hours=1)
 DOMAIN = "mesh.internal"
+_SIGNS = x509.KeyUsage(True, *[False] * 8)  # digitalSignature
 
 
 def uri(service: str) -> x509.GeneralName:
@@ -50,14 +51,16 @@ class Forger:
             self.key, self.root = _own_root()
         self._count = 0
 
-    def sign(self, *names: x509.GeneralName, cn: str = "", ends: timedelta = HOUR) -> Identity:
-        """A leaf with these names."""
+    def sign(self, *names: x509.GeneralName, cn: str = "", ends: timedelta = HOUR, usage: bool = True) -> Identity:
+        """A leaf with these names; `usage`: with the key usage that every honest CA sets."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cn)] if cn else [])
         builder = _begun(subject, self.root.subject, key, ends)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=not cn)
+        if usage:
+            builder = builder.add_extension(_SIGNS, critical=True)
         return self._kept(key, builder.sign(self.key, hashes.SHA256()))
 
     def self_signed(self, *names: x509.GeneralName) -> Identity:
