@@ -47,7 +47,7 @@ from meshagent.policy.resolve import Host, resolve
 from meshagent.private import locked, private_dir
 from meshagent.state.keys import Keys
 from meshagent.state.operator_keys import load_signing
-from meshagent.state.reach import TTL, access_of, catalog_at, open_configured
+from meshagent.state.reach import TTL, access_of, ca_settings, catalog_at, open_configured
 from meshagent.store.base import Store
 from meshagent.store.lazy import LazyStore
 from meshagent.telemetry.log import set_up_log
@@ -261,7 +261,7 @@ class Daemon:
     def _open_authority(self, trust_domain: str) -> Authority:
         ca = self._config.ca
         return open_authority(
-            ca.provider, ca.provider_settings, trust_domain=trust_domain, data_dir=self._config.data_dir, clock=_now
+            ca.provider, ca_settings(self._config), trust_domain=trust_domain, data_dir=self._config.data_dir, clock=_now
         )
 
     async def _retry_rejected(self) -> Never:

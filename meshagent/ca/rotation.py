@@ -94,9 +94,10 @@ def patience(now: datetime, svid: Svid | None, attempt: int, random: float) -> t
     return min(wait, SHORTEST_WAIT + (LONGEST_WAIT_WITHOUT - SHORTEST_WAIT) * random)
 
 
-def root_digests(bundle: TrustBundle, trust_domain: str) -> frozenset[str]:
-    """Hex SHA-256 of every root (DER) that the bundle holds for this trust domain. What is not PEM is left out."""
-    return frozenset(digest for pem in bundle.of(trust_domain) for digest in digests_in(pem))
+def root_digests(bundle: TrustBundle, trust_domain: str | None = None) -> frozenset[str]:
+    """Hex SHA-256 of every root (DER) that the bundle holds, for this trust domain or for any. What is not PEM is left out."""
+    held = bundle.of(trust_domain) if trust_domain is not None else [pem for _, pems in bundle.roots for pem in pems]
+    return frozenset(digest for pem in held for digest in digests_in(pem))
 
 
 def digests_in(pem: str) -> frozenset[str]:

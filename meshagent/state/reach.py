@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshagent.catalog import open_catalog
 from meshagent.catalog.base import Catalog
@@ -15,7 +15,7 @@ from meshagent.store.base import Store
 from meshagent.wire.credentials import ConsulCredentials
 
 if TYPE_CHECKING:  # a command that reads no configuration does not import what reads one
-    from meshagent.config import StoreConfig
+    from meshagent.config import AgentConfig, StoreConfig
 
 # How long a host may be silent before its instances count as gone.
 TTL = timedelta(seconds=10)
@@ -36,6 +36,20 @@ def access_of(config: StoreConfig) -> Access:
 async def open_configured(config: StoreConfig, url: str = "") -> Store:
     """The configured store, or the one at `url` with the configured credentials. Raises what `open_store` does."""
     return await open_store(url or config.store, access_of(config))
+
+
+def ca_settings(config: AgentConfig) -> dict[str, Any]:
+    """The settings of the configured CA. Consul's is reached as the store is, where that is Consul and nothing else is said."""
+    settings = config.ca.provider_settings
+    if config.ca.provider != "consul" or "address" in settings or not config.store.startswith("consul:"):
+        return settings
+    access = {
+        "token_file": config.store_token_file,
+        "ca_file": config.store_ca_file,
+        "cert_file": config.store_cert_file,
+        "key_file": config.store_key_file,
+    }
+    return {"address": config.store, **{name: path for name, path in access.items() if path}, **settings}
 
 
 def catalog_at(url: str, access: ConsulCredentials, store: Store, keys: Keys, ttl: timedelta = TTL) -> Catalog:
