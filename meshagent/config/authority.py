@@ -110,9 +110,12 @@ class AuthorityConfig(StoreConfig):
     name: ServiceName = Field(default="authority", description="Name of this authority. Default: the hostname.")
     listen: str = Field(default="0.0.0.0:8443", description="Where it takes HTTPS.")
     address: str = Field(
-        default="", description="host:port that hosts are told. Default: the default route's address, and listen's port."
+        default="",
+        description="host:port that hosts are told. Default: the default route's address, and listen's port.",
     )
-    data_dir: Path = Field(default=Path(), description="Keys, certificates and the audit log; one authority a directory.")
+    data_dir: Path = Field(
+        default=Path(), description="Keys, certificates and the audit log; one authority a directory."
+    )
     max_ttl: Duration = Field(default=_HOUR, description="How long a service's certificate lives at most; up to 24h.")
     host_ttl: Duration = Field(default=timedelta(hours=168), description="How long a host's own certificate lives.")
     rate_limits: RateConfig = Field(default=RateConfig(), description="How often it may be asked.")
@@ -187,14 +190,12 @@ def make_authority_config(
     decoded = decode_one(text, file, AuthorityConfig)
     if decoded.problems:
         raise InvalidDocument(tuple(decoded.problems), next_step=_NEXT_STEP)
-    data = decoded.documents[0].document.model_dump(exclude_unset=True)
-    data |= {key: str(value) for key, value in flags.items() if value is not None}
-    checked = validate(AuthorityConfig, {key: data[key] for key in flags if key in data}, strict=False)
+    told = {key: str(value) for key, value in flags.items() if value is not None}
+    checked = validate(AuthorityConfig, told, strict=False)
     if isinstance(checked, tuple):
-        raise UsageProblem(
-            "\n".join(f"--{each.path[0] if each.path else ''}: {each.message}" for each in checked),
-            next_step=_NEXT_STEP,
-        )
+        problems = (f"--{'-'.join(map(str, each.path)).replace('_', '-')}: {each.message}" for each in checked)
+        raise UsageProblem("\n".join(problems), next_step=_NEXT_STEP)
+    data = decoded.documents[0].document.model_dump(exclude_unset=True) | told
     return AuthorityConfig.model_validate(_with_defaults(data, env, machine))
 
 
