@@ -76,7 +76,7 @@ def _again(
     if _signed_by(held, root.certificate) or not any(_signed_by(held, each) for each in known):
         return None
     made = new_intermediate(held.public_key(), name, trust_domain, root, now)
-    change = {"intermediate": to_pem(made).decode(), "fingerprint": digest_of(made), "csr": "", "at": now}
+    change = {"intermediate": to_pem(made).decode(), "fingerprint": digest_of(made), "at": now}
     return record.model_copy(update=change)
 
 

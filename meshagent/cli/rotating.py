@@ -139,6 +139,10 @@ class Rotating:
             if standing.record is None or isinstance(standing.decision, Go):
                 return standing
             self._settle(standing.record)
+            if standing.record.stage == "activate":
+                await self._sign_again(
+                    standing.record
+                )  # one that wrote its record at the same moment lost what we gave it
             if standing != last:
                 told(standing)
             last = standing
