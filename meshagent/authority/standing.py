@@ -22,6 +22,7 @@ from meshagent.authority.intermediate import (
     request_of,
 )
 from meshagent.authority.ledger import Ledger
+from meshagent.authority.signatory import key_digest
 from meshagent.ca.issuance import Issuer, to_pem, trust_domain_of
 from meshagent.ca.root_files import digest_of, load_root
 from meshagent.ca.rotation import root_digests
@@ -57,6 +58,8 @@ class Standing:
         self.problem = ""
         try:
             await self._look(ledger)
+            if ledger.known and self.current is None:
+                self.problem = self._waiting()
         except (MeshError, OSError) as error:
             self.problem = f"{error}{f': {error.next_step}' if isinstance(error, MeshError) else ''}"
         if self.problem != self._told:
@@ -84,17 +87,19 @@ class Standing:
     def problems(self) -> tuple[str, ...]:
         """What is wrong, or soon will be."""
         found = [self.problem] if self.problem else []
-        if self.current is None:
-            found.append(
-                f"{self._config.name} has no intermediate: meshagent ca root sign {self._config.name},"
-                " where the mesh's root is"
-            )
-        elif self.current.ends - self._clock() < WARN_BEFORE_END:
+        if self.current is not None and self.current.ends - self._clock() < WARN_BEFORE_END:
             found.append(
                 f"the intermediate ends at {self.current.ends:%Y-%m-%dT%H:%M:%SZ}: meshagent ca root sign"
                 f" {self._config.name}, where the mesh's root is"
             )
         return tuple(found)
+
+    def _waiting(self) -> str:
+        name, fingerprint = self._config.name, key_digest(self.key.public_key())
+        return (
+            f"{name} has no intermediate yet; its key is sha256:{fingerprint}: meshagent ca root sign {name}"
+            f" --fingerprint sha256:{fingerprint}, where the mesh's root is"
+        )
 
     @property
     def key(self) -> ec.EllipticCurvePrivateKey:
