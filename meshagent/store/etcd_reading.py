@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from meshagent.errors import StoreDenied, StoreUnavailable
 from meshagent.store.base import Scope, Snapshot
-from meshagent.store.etcd_kv import MAX_OPERATIONS, Content, Keys, entries_of, keys_of, ranges_of, reading_of
+from meshagent.store.etcd_kv import MAX_OPERATIONS, Content, entries_of, ranges_of, reading_of
 from meshagent.wire import etcd_pb2 as pb
 from meshagent.wire.etcd import Etcd
 from meshagent.wire.etcd_calls import RANGE, READ, Behind
@@ -48,14 +48,28 @@ class Reading:
         except Behind:
             return await self.newest(scope, since=since)
 
-    async def keys(self, scope: Scope, revision: int) -> Keys | None:
-        """The keys that were there at the revision, range by range; None when etcd does not know it (any more)."""
+    async def keys(self, scope: Scope, revision: int) -> Content | None:
+        """The keys that were there at the revision, without values; None when etcd does not know it (any more)."""
         if revision <= 0:
-            return tuple(frozenset() for _ in ranges_of(scope))
+            ranges = ranges_of(scope)
+            return Content(0, ((),) * len(ranges), (0,) * len(ranges))
         try:
-            return keys_of(await self._content(scope, revision=revision, keys_only=True))
+            return await self._content(scope, revision=revision, keys_only=True)
         except Behind:
             return None
+
+    async def check(self, asks: Sequence[pb.TxnRequest]) -> tuple[int, list[pb.KeyValue]] | None:
+        """The revision at which all that the transactions expect held, and what they read; None when it did not.
+
+        The member alone is asked: whether its revision is new enough is the caller's to judge.
+        """
+        answers = await asyncio.gather(*(self._etcd.call(READ, ask) for ask in asks))
+        revisions = {answer.header.revision for answer in answers}
+        if len(revisions) != 1 or not all(answer.succeeded for answer in answers):
+            return None
+        return revisions.pop(), [
+            kv for answer in answers for each in answer.responses for kv in each.response_range.kvs
+        ]
 
     async def _content(
         self, scope: Scope, *, revision: int = 0, since: int = 0, keys_only: bool = False, local: bool = False

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
 from meshagent.errors import StoreUnavailable
 from meshagent.store.base import Changes, Scope
+from meshagent.store.etcd_holding import Holding
 from meshagent.store.etcd_kv import (
+    Content,
     Keys,
     changes_of,
     entries_of,
+    entry_of,
     gone_of,
     keys_after,
     keys_of,
@@ -45,6 +48,9 @@ class Watching:
         self._scope = scope
         self._watch = Watch(etcd, ranges_of(scope), after=after)
         self._known: Keys | None = None
+        # For single keys alone: a tree cannot be compared.
+        ranges = ranges_of(scope)
+        self._holding = Holding(ranges) if not scope.trees and len(ranges) > 1 else None
         # Keys that etcd said were deleted after the position, with the revision of that.
         self._deleted: dict[bytes, int] = {}
         self._read_at = 0.0
@@ -54,7 +60,9 @@ class Watching:
         several = len(ranges_of(self._scope)) != 1
         if several:
             position = self._watch.position
-            self._known = await self._surely(lambda: self._reading.keys(self._scope, position))
+            there = await self._surely(lambda: self._reading.keys(self._scope, position))
+            if there is not None:
+                self._hold(there, keys_of(there))
             if changes := await (self._surely(self._news) if self._known is not None else self._whole()):
                 yield changes
         async with aclosing(self._watch.run()) as answers:
@@ -75,16 +83,41 @@ class Watching:
         if not fresh:
             return None
         rung = max(event.kv.mod_revision for event in fresh)
-        return await self._surely(lambda: self._news(rung))
+        return await self._surely(lambda: self._checked(fresh, rung))
 
     async def _whole(self) -> Changes | None:
         """All of the scope, as of now: the watcher lost its place. None when the client is closed meanwhile."""
         content = await self._surely(lambda: self._reading.newest(self._scope))
         if content is None:
             return None
-        self._known = keys_of(content)
+        self._hold(content, keys_of(content))
         self._move(content.revision)
         return Changes(content.revision, tuple(entries_of(content, self._scope).values()), full=True)
+
+    async def _checked(self, fresh: Sequence[pb.Event], rung: int) -> Changes | None:
+        """What happened to several keys: these events, if all others are as they were; else what a reading shows."""
+        if (holding := self._holding) is None:
+            return await self._news(rung)
+        puts = {event.kv.key: event.kv for event in fresh}
+        told = {event.kv.key: event.kv.mod_revision * (event.type == pb.Event.PUT) for event in fresh}
+        read, asks = holding.asks(told)
+        met = await self._reading.check(asks)
+        if met is None or met[0] < rung:
+            return await self._news(rung)
+        revision, found = met
+        values = puts | {kv.key: kv for kv in found}
+        now = told | dict.fromkeys(read, 0) | {kv.key: kv.mod_revision for kv in found}
+        changed = [key for key, at in now.items() if holding.revisions[key] != at]
+        entries = (entry_of(values[key], self._scope) for key in changed if now[key])
+        deleted = tuple(key.decode() for key in changed if not now[key])
+        if any((holding.revisions[key] == 0) != (now[key] == 0) for key in changed):
+            self._known = None
+        holding.take(now)
+        holding.note(changed)
+        self._known = self._known or holding.keys
+        self._move(revision)
+        changes = Changes(revision, tuple(entry for entry in entries if entry), deleted)
+        return changes if changed else None
 
     async def _news(self, rung: int = 0) -> Changes | None:
         """What happened in several ranges since the position, at least up to the revision that etcd told of."""
@@ -98,15 +131,27 @@ class Watching:
             return None  # The store went back: the watch will say so.
         deleted = {key for key, revision in self._deleted.items() if revision <= news.revision}
         gone = gone_of(known, news, deleted)
-        now = (
-            keys_after(known, news, gone) if gone is not None else await self._reading.keys(self._scope, news.revision)
-        )
-        if now is None:
-            raise StoreUnavailable("etcd was compacted between two reads.", next_step="Nothing: it is read again.")
+        if gone is None:
+            there = await self._reading.keys(self._scope, news.revision)
+            if there is None:
+                raise StoreUnavailable("etcd was compacted between two reads.", next_step="Nothing: it is read again.")
+            now = keys_of(there)
+        else:
+            now = keys_after(known, news, gone)
         changes = told_of(known, news, now, self._scope)
-        self._known = now
+        self._hold(news, now)
         self._move(news.revision)
         return changes if changes.entries or changes.deleted else None
+
+    def _hold(self, content: Content, now: Keys) -> None:
+        """Know that these keys are there, some with the revisions that a reading found."""
+        if self._holding:
+            written = {kv.key: kv.mod_revision for kvs in content.found for kv in kvs}
+            held = self._holding.revisions
+            self._holding.take({key: written.get(key, held[key]) for keys in now for key in keys})
+            self._holding.take(dict.fromkeys(held.keys() - frozenset().union(*now), 0))
+            self._holding.note(key for key in written if self._known is not None)
+        self._known = now
 
     def _move(self, revision: int) -> None:
         self._watch.position = revision
