@@ -8,6 +8,7 @@ is there (something is gone, older data came back), everything is read.
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 
 from meshagent.errors import StoreUnavailable
@@ -37,7 +38,7 @@ class Watch:
         self._known: Revisions | None = None
         self._through = 0
         self._position = 0
-        self._likely: frozenset[str] = frozenset()
+        self._likely: OrderedDict[str, None] = OrderedDict()
 
     async def run(self, after: int) -> AsyncIterator[Changes]:
         """Every change after the revision, until the followers are closed. Raises StoreDenied."""
@@ -53,7 +54,7 @@ class Watch:
             if changes and self._known is not None and (changes.full or changes.entries or changes.deleted):
                 self._memory.keep(self._scope, changes.revision, self._known, instead_of=self._position)
                 self._position = changes.revision
-                self._likely = frozenset([entry.key for entry in changes.entries][:_LIKELY])
+                self._note(changes)
                 yield changes
 
     async def _news(self) -> Changes | None:
@@ -87,7 +88,7 @@ class Watch:
             held.pop(key)
         size = len(self._scope.keys) + len(self._scope.trees)
         folders = self._followers.quiet(self._through) if size > TRANSACTION else {}
-        met = await self._reading.check(self._scope, held, self._likely - told.keys(), folders)
+        met = await self._reading.check(self._scope, held, self._likely.keys() - told.keys(), folders)
         if met is None:
             return None
         entries = {**told, **met.entries}
@@ -112,6 +113,14 @@ class Watch:
                 gone.add(name)
         # What was written since is newer than the answer.
         return {key: entry for key, entry in told.items() if entry.revision > known.get(key, 0)}, frozenset(gone)
+
+    def _note(self, changes: Changes) -> None:
+        """What changed now is likely to change again; not so what came with the whole."""
+        for entry in () if changes.full else changes.entries:
+            self._likely[entry.key] = None
+            self._likely.move_to_end(entry.key)
+        while len(self._likely) > _LIKELY:
+            self._likely.popitem(last=False)
 
     async def _moved(self) -> bool:
         """Wait until there is something to look at; not so when the followers are closed. Raises StoreDenied."""
