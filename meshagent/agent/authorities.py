@@ -66,8 +66,8 @@ class Authorities:
     @property
     def own_roots(self) -> dict[str, str]:
         """As reports have it: what this host's own certificate leads to, where it has one."""
-        known = (each.own_root for each in self._opened.values() if isinstance(each, Known))
-        return {OWN: root for root in known if root}
+        known = [each.own_root for each in self._opened.values() if isinstance(each, Known) and each.own_root]
+        return {OWN: known[-1]} if known else {}
 
     def __call__(self, trust_domain: str) -> Authority:
         """The authority of the trust domain. Raises UsageProblem."""

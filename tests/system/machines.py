@@ -102,8 +102,7 @@ async def machines(directory: Path, *names: str):
     async with hosts(*names) as made:
         found = []
         try:
-            for name in names:
-                found.append(_held(made, name, directory / name))
+            found.extend(_held(made, name, directory / name) for name in names)
             yield made, found
         finally:
             for machine in found:
