@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -18,7 +20,9 @@ from meshagent.errors import LeaseLost, StoreDenied, StoreUnavailable, UsageProb
 from meshagent.store import open_store
 from meshagent.store.access import Access
 from meshagent.store.base import Changes, Delete, Put, Store
+from meshagent.store.consul import ConsulStore
 from meshagent.store.consul_kv import TRANSACTION
+from meshagent.wire.consul import Answer
 from tests.conformance.mirror import Mirror, values_of
 from tests.servers import consul
 
@@ -306,3 +310,48 @@ async def written(store: Store, key: str) -> None:
             await asyncio.sleep(0.1)
         else:
             return
+
+
+async def test_a_commit_costs_a_watcher_the_queries_it_wakes_and_one_check(root: str, opened: Opened) -> None:
+    with consul.servers() as running:
+        writer, reader = await opened(running), await opened(running)
+        # Most of what a host watches is absent; elsewhere in the mesh there is more than it watches.
+        names = [f"{root}config/{name}" for name in ("manifest", "mesh", "intention/*", "intention/web")]
+        names += [f"{root}config/service/s{number}" for number in range(100)]
+        await writer.commit([Put(names[place], b"0") for place in (0, 1, 3, 10)])
+        watch = reader.watch(names, after=(await reader.read(*names)).revision)
+
+        async def change(number: int) -> Changes:
+            waiting = asyncio.ensure_future(anext(watch))
+            await asyncio.sleep(0.1)
+            puts = [Put(key, b"%d" % number) for key in (names[0], names[3], f"{root}config/history/{number}")]
+            made = await writer.commit(puts)
+            changes = await within(waiting)
+            assert ({entry.key for entry in changes.entries}, changes.revision) == ({names[0], names[3]}, made)
+            return changes
+
+        for number in range(1, 6):
+            await change(number)
+        with counting(reader) as calls:
+            for number in range(6, 16):
+                await change(number)
+            await asyncio.sleep(0.1)
+
+        assert len(calls) <= 10 * 7, sorted(calls)
+        assert sum(path == "/v1/txn" for path in calls) <= 10 * 4
+
+
+@contextmanager
+def counting(store: Store) -> Iterator[list[str]]:
+    """The paths of the calls that the store makes."""
+    assert isinstance(store, ConsulStore)
+    consul_client, calls = store._consul, []
+    send = consul_client._send
+
+    async def counted(method: str, base: str, path: str, *rest: Any) -> Answer:
+        calls.append(path)
+        return await send(method, base, path, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(consul_client, "_send", counted)
+        yield calls

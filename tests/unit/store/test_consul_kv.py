@@ -14,9 +14,12 @@ from meshagent.store.consul_kv import (
     PROBE,
     TRANSACTION,
     Memory,
+    checked_of,
+    checks_of,
     covers,
     difference,
     entries_of,
+    failed_of,
     found_of,
     gone_of,
     probes_of,
@@ -115,6 +118,31 @@ def test_a_reading_that_was_wrong_says_which_keys_are_gone():
     assert gone_of(forms, {"Errors": [{"OpIndex": 1, "What": 'key "b" doesn\'t exist'}]}) == {"b"}
     with pytest.raises(StoreDenied, match="something new"):
         gone_of(forms, {"Errors": [{"OpIndex": 1, "What": "something new"}]})
+
+
+def test_a_check_compares_what_is_held_and_reads_what_is_asked_for_or_absent():
+    scope = Scope.of(["a", "asked", "absent", "sure", "t/"])
+    held = {"a": 3, "asked": 4, "sure": 5, "t/x": 6}
+    forms = checks_of(scope, held, {"asked"}, {"sure"})
+    assert [form["KV"] for form in forms] == [
+        {"Verb": "check-index", "Key": "a", "Index": 3},
+        {"Verb": "get-tree", "Key": "absent"},
+        {"Verb": "get", "Key": "asked"},
+        {"Verb": "get-tree", "Key": "t/"},
+    ]
+    assert checked_of(forms) == {"a"}
+
+
+def test_a_check_that_fails_says_what_was_written_what_is_gone_and_what_is_hidden():
+    forms = checks_of(Scope.of(["a", "b", "c"]), {"a": 1, "b": 2, "c": 3}, {"c"}, frozenset())
+    written = {"OpIndex": 0, "What": 'failed index check for key "a", current modify index 9 != 1'}
+    deleted = {"OpIndex": 1, "What": 'failed to check index, key "b" doesn\'t exist'}
+    assert failed_of(forms, {"Errors": [written, deleted]}) == ({"b"}, {"a"})
+    assert failed_of(forms, {"Results": []}) == (frozenset(), frozenset())
+    with pytest.raises(StoreDenied, match="may not read b"):
+        failed_of(forms, {"Errors": [written, {"OpIndex": 1, "What": "Permission denied"}]})
+    with pytest.raises(StoreDenied, match="something new"):
+        failed_of(forms, {"Errors": [{"OpIndex": 2, "What": "something new"}]})
 
 
 def test_probes_name_the_tree_that_may_not_be_read():
