@@ -14,7 +14,7 @@ _STORM_SECONDS = 0.4
 _STORM_INTERVAL = 0.125  # then Envoy is served 8 times a second: each push costs it more than a change costs us
 _JUST_BOOTED = 90.0
 # A hundred agents that start at once ask an etcd 1,000 times in the first second, and never 200 times a second with this.
-_SPREAD = 27.0
+_SPREAD = 24.0
 
 
 def start_pause(uptime: float, chance: float) -> float:
