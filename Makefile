@@ -58,7 +58,7 @@ system: $(READY) servers ## whole agents with real Envoys
 	$(PYTEST) tests/system
 
 soak: $(READY) servers ## the faults with outages as long as they are in life (an hour; SOAK=0.1 for a tenth of it)
-	MESHAGENT_SOAK=$(or $(SOAK),1) $(PYTEST) tests/system/test_faults_store.py tests/system/test_faults_host.py
+	MESHAGENT_SOAK=$(or $(SOAK),1) $(PYTEST) tests/system/test_faults_store.py tests/system/test_faults_host.py tests/system/test_rotation.py
 
 bench: $(READY) ## the benchmarks (installs wrk, nginx and haproxy with apt-get where they are missing; BENCH=propagation for one)
 	@command -v wrk >/dev/null && command -v nginx >/dev/null && command -v haproxy >/dev/null || \
