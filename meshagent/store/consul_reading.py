@@ -93,7 +93,8 @@ class Reading:
 
         `folders` are known to have last moved at an index: where that still holds, so does all that is in them. None
         when something is gone that was expected, or when it does not settle. Several calls show one moment when nothing
-        in them differs from what was known before the first.
+        in them differs from what was known before the first. Raises StoreDenied; StoreUnavailable also where Consul shows
+        less than it has told already, as a leader does that lost its office.
         """
         entries: dict[str, Entry] = {}
         for _ in range(_CHECKS):
@@ -107,6 +108,8 @@ class Reading:
             checked = checked_of(forms) | (sure & held.keys())
             results = (result["KV"] for answer in answers for result in answer.get("Results") or ())
             found = {key: entry for key, entry in entries_of(results, scope).items() if key not in checked}
+            if any(entry.revision < held.get(key, 0) for key, entry in found.items()):
+                raise StoreUnavailable("Consul answers with an older state.", next_step="Nothing: it is asked again.")
             now = {key: held[key] for key in checked} | revisions_of(found)
             moved = frozenset[str]().union(*(each for _, each in failed))
             if not moved and not held.keys() <= now.keys():
