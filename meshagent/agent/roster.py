@@ -40,13 +40,16 @@ class Registered:
 
 
 class Roster:
-    """The host's services. `changed` is called after every change."""
+    """The host's services. `changed` is called after every change. `apart`: no two of them share an mTLS port."""
 
-    def __init__(self, path: Path, address: str, inbound_port: int, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, path: Path, address: str, inbound_port: int, changed: Callable[[], None], *, apart: bool = False
+    ) -> None:
         self._path = path
         self._address = address
         self._inbound_port = inbound_port
         self._changed = changed
+        self._apart = apart
         self._registered: dict[Place, Registered] = {}
         self._kept = b""  # what the file holds
 
@@ -162,7 +165,11 @@ class Roster:
     def _free_port(self, definition: ServiceDefinition) -> int:
         """The first instance of a service shares the host's mTLS port; each further one gets its own."""
         siblings = [each for each in self._registered.values() if each.definition.name == definition.name]
-        if all(each.mtls_port != self._inbound_port for each in siblings):
+        if all(
+            each.mtls_port != self._inbound_port
+            for each in self._registered.values()
+            if self._apart or each in siblings
+        ):
             return self._inbound_port
         taken = {each.mtls_port for each in self._registered.values()}
         for port in range(self._inbound_port + 1, self._inbound_port + 1 + _MORE_PORTS):

@@ -23,6 +23,11 @@ class Domains:
         """The trust domains alone."""
         return tuple(domain for domain, _ in self.forms)
 
+    @property
+    def consul(self) -> Domains:
+        """Those of Consul's CA alone, whose own proxies show and take no other certificates."""
+        return Domains(tuple((domain, form) for domain, form in self.forms if form != OWN_FORM))
+
     def ids(self, service: str) -> tuple[str, ...]:
         """Every SPIFFE ID by which the service may prove who it is."""
         return tuple(spiffe_id(domain, service, form) for domain, form in self.forms)

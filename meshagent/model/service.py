@@ -107,7 +107,8 @@ Health = Literal["passing", "failing", "draining"]
 class Instance(Model):
     """One registered running copy, as the catalog holds it. `address`:`port` is where its host takes mTLS for it.
 
-    `plain`: it was registered without meshagent, and takes plain text there.
+    `plain`: it was registered without meshagent, and takes plain text there. `native`: it too, but it stands behind a
+    proxy of Consul's own, which takes mTLS by Consul's CA there.
     """
 
     service: ServiceName
@@ -121,9 +122,10 @@ class Instance(Model):
     region: str = ""
     zone: str = ""
     plain: bool = False
+    native: bool = False
 
     @model_serializer(mode="wrap")
     def _without_plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Left out where it says nothing: records of instances are as they always were."""
         data: dict[str, Any] = handler(self)
-        return {name: value for name, value in data.items() if value or name != "plain"}
+        return {name: value for name, value in data.items() if value or name not in ("plain", "native")}

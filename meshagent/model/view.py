@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from meshagent.model.identity import Domains, Svid, TrustBundle
 from meshagent.model.intention import Action, Permission
@@ -90,6 +91,12 @@ class Endpoint:
     address: str
     port: int
     healthy: bool = True
+    proxy: Literal["", "consul"] = ""  # whose it stands behind, where that is not ours
+
+    @property
+    def native(self) -> bool:
+        """Whether it stands behind a proxy of Consul's own."""
+        return self.proxy == "consul"
 
 
 @dataclass(frozen=True, slots=True)

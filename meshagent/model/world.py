@@ -11,6 +11,7 @@ from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention
 from meshagent.model.mesh import Mesh
 from meshagent.model.service import Instance, Service, ServiceDefinition
+from meshagent.model.veto import NO_VETOES, Vetoes
 
 Thing = TypeVar("Thing", covariant=True)
 
@@ -70,6 +71,7 @@ class World:
     services: Mapping[str, Stated[Service]] = field(default_factory=dict)
     instances: Mapping[str, tuple[Instance, ...]] = field(default_factory=dict)  # by service, sorted by host and id
     bundle: TrustBundle = TrustBundle()
+    vetoes: Vetoes = NO_VETOES
 
     def permissive(self, service: str) -> bool:
         """Whether plain text may be spoken to this service and with it."""

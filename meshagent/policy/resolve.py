@@ -20,6 +20,7 @@ from meshagent.model.view import Endpoint, Guard, Inbound, Outbound, ProxyView
 from meshagent.model.world import Local, World
 from meshagent.policy.cuts import chained_sources, next_chains, next_default_cut
 from meshagent.policy.precedence import guard, next_expiry
+from meshagent.policy.vetoes import vetoed
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def _renewed(world: World, last: Resolved, now: datetime) -> ProxyView:
     moved = _differing(last.world.services, world.services) | _differing(last.world.instances, world.instances)
     judged = moved | _differing(last.world.intentions, world.intentions)
     lasting = last.at <= now and (view.valid_until is None or now < view.valid_until)
-    quiet = lasting and world.mesh is last.world.mesh and ANY not in judged
+    quiet = lasting and world.mesh is last.world.mesh and world.vetoes is last.world.vetoes and ANY not in judged
     inbounds = tuple(
         piece if quiet and piece.service not in judged else kept.inbound(_inbound(world, local, kept, now))
         for piece, local in zip(view.inbounds, locals_, strict=True)
@@ -168,7 +169,8 @@ def _outbound_key(outbound: Outbound) -> tuple[str, str, int, str]:
 def _inbound(world: World, local: Local, kept: _Kept, now: datetime) -> Inbound:
     definition = local.definition
     protocol = protocol_of(world, definition.name, definition.protocol)
-    rules = guard(definition.name, protocol, world.mesh, world.intentions, now)
+    ours = guard(definition.name, protocol, world.mesh, world.intentions, now)
+    rules = vetoed(ours, world.vetoes.of(definition.name))
     before = kept.before(definition.name, definition.instance_id)
     sources = chained_sources(rules)
     return Inbound(
@@ -239,9 +241,13 @@ def _endpoints(world: World, host: Host, service: str, locals_: tuple[Local, ...
 
 
 def _plain_endpoints(world: World, service: str) -> tuple[Endpoint, ...]:
-    """The instances of a permissive service that somebody registered without meshagent."""
-    if not world.permissive(service):
-        return ()
-    found = (each for each in world.instances.get(service, ()) if each.plain)
-    told = {Endpoint(each.address, each.port, each.health == "passing") for each in found}
+    """The instances that somebody registered without meshagent: of a permissive service, or behind Consul's proxies."""
+    permissive = world.permissive(service)
+    native = bool(world.bundle.domains(world.mesh.trust_domain).consul.forms)
+    found = (
+        each for each in world.instances.get(service, ()) if each.plain and (native if each.native else permissive)
+    )
+    told = {
+        Endpoint(each.address, each.port, each.health == "passing", "consul" if each.native else "") for each in found
+    }
     return tuple(sorted(told, key=lambda endpoint: (endpoint.address, endpoint.port)))

@@ -81,7 +81,7 @@ class Fold:
         if listing.service in self._interest.upstreams:
             self._listings[listing.service] = usable(listing, self._here)
             self._foreign.pop(listing.service, None)
-            if foreign := [f"{each.id} on {each.host}" for each in listing.instances if each.plain]:
+            if foreign := [f"{each.id} on {each.host}" for each in listing.instances if each.plain and not each.native]:
                 self._foreign[listing.service] = foreign
         return self.add(Changes(0))
 

@@ -14,11 +14,11 @@ from meshagent.model.names import HTTP_PROTOCOLS, Protocol
 from meshagent.model.traffic import ConnectionPool, Traffic
 from meshagent.model.view import Endpoint, Inbound, Outbound
 from meshagent.translate.settings import from_ads, pack
-from meshagent.translate.tls import connect_to, server_name
+from meshagent.translate.tls import connect_to, connect_to_native, server_name
 from meshagent.translate.traffic import limit, pooled, shape
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_PLAIN = "plain"
+_PLAIN, _NATIVE = "plain", "native"
 _CONNECT_SECONDS = 2
 _APP_IDLE_SECONDS = (
     4  # below the 5 s after which common app servers close a kept connection: no race for the last request
@@ -63,11 +63,8 @@ def upstream_cluster(outbound: Outbound, trust_domain: str, domains: Domains) ->
         pack(cluster.typed_extension_protocol_options[_HTTP_OPTIONS], options)
     sni = server_name(outbound.source, outbound.upstream, trust_domain)
     connect_to(cluster.transport_socket, outbound.source, outbound.upstream, sni, domains, alpn)
-    if outbound.plain_endpoints and not alpn:
-        plain = cluster.transport_socket_matches.add(name=_PLAIN)
-        plain.match[_PLAIN] = True
-        plain.transport_socket.name = "envoy.transport_sockets.raw_buffer"
-        pack(plain.transport_socket.typed_config, RawBuffer())
+    if not alpn:
+        _other_sockets(cluster, outbound, domains)
     return cluster
 
 
@@ -76,10 +73,16 @@ def plain_name(outbound: Outbound) -> str:
     return f"plain/{outbound.source}/{outbound.upstream}"
 
 
-def plain_cluster(outbound: Outbound) -> Cluster:
-    """Plain HTTP as the apps speak it. A cluster of its own: one cluster has one version of HTTP for all."""
+def plain_cluster(outbound: Outbound, domains: Domains) -> Cluster:
+    """HTTP as the apps speak it, by plain text or by Consul's proxies, which carry bytes and know no HTTP.
+
+    A cluster of its own: one cluster has one version of HTTP for all.
+    """
     cluster = _eds_cluster(plain_name(outbound), outbound.traffic)
     _spoken_plainly(cluster, outbound.protocol)
+    if any(endpoint.native for endpoint in outbound.plain_endpoints):
+        connect_to_native(cluster.transport_socket, outbound.source, outbound.upstream, domains)
+        _other_sockets(cluster, outbound, domains)
     return cluster
 
 
@@ -92,8 +95,7 @@ def load_assignment(outbound: Outbound) -> ClusterLoadAssignment:
         for endpoint in outbound.endpoints:
             _add_endpoint(locality, endpoint)
         for endpoint in plain:
-            added = _add_endpoint(locality, endpoint)
-            added.metadata.filter_metadata["envoy.transport_socket_match"][_PLAIN] = True
+            _by_socket(_add_endpoint(locality, endpoint), endpoint)
     return assignment
 
 
@@ -101,9 +103,30 @@ def plain_assignment(outbound: Outbound) -> ClusterLoadAssignment:
     """The endpoints of the plain cluster."""
     assignment = ClusterLoadAssignment(cluster_name=plain_name(outbound))
     locality = assignment.endpoints.add()
+    mixed = any(endpoint.native for endpoint in outbound.plain_endpoints)
     for endpoint in outbound.plain_endpoints:
-        _add_endpoint(locality, endpoint)
+        added = _add_endpoint(locality, endpoint)
+        if mixed:
+            _by_socket(added, endpoint)
     return assignment
+
+
+def _other_sockets(cluster: Cluster, outbound: Outbound, domains: Domains) -> None:
+    """Plain text for endpoints that no mesh has, and mTLS by Consul's CA for those behind its own proxies."""
+    kinds = {_NATIVE if endpoint.native else _PLAIN for endpoint in outbound.plain_endpoints}
+    for kind in sorted(kinds):
+        added = cluster.transport_socket_matches.add(name=kind)
+        added.match[kind] = True
+        if kind == _NATIVE:
+            connect_to_native(added.transport_socket, outbound.source, outbound.upstream, domains)
+            continue
+        added.transport_socket.name = "envoy.transport_sockets.raw_buffer"
+        pack(added.transport_socket.typed_config, RawBuffer())
+
+
+def _by_socket(added: LbEndpoint, endpoint: Endpoint) -> None:
+    kind = _NATIVE if endpoint.native else _PLAIN
+    added.metadata.filter_metadata["envoy.transport_socket_match"][kind] = True
 
 
 def _add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> LbEndpoint:

@@ -16,10 +16,11 @@ from meshagent.translate.accesslog import access_log
 from meshagent.translate.admission import add_limit, admission_filters
 from meshagent.translate.clusters import app_cluster_name
 from meshagent.translate.connection import explain_limits, inbound_manager, safe_retries
+from meshagent.translate.natives import Natives, natives
 from meshagent.translate.rbac import deny_all, plain_rbac_name, rbac_name
 from meshagent.translate.settings import Settings, from_ads, pack
 from meshagent.translate.tcp import tcp_forward
-from meshagent.translate.tls import accept_from, server_name
+from meshagent.translate.tls import accept_from, accept_native, server_name
 
 _EARLY_BYTES = 65536  # kept while the app is being connected to
 NOWHERE = "nowhere"  # no cluster has this name: a connection sent there is closed
@@ -51,6 +52,8 @@ def inbound_listener(members: tuple[Inbound, ...], view: ProxyView, settings: Se
         for source in inbound.shut_out:
             _mtls_chain(listener.filter_chains.add(), inbound, source, 0, view, settings)
         _mtls_chain(listener.filter_chains.add(), inbound, None, inbound.default_cut, view, settings)
+    if callers := natives(members, view.domains):
+        _native_chain(listener.filter_chains.add(), members[0], callers, view, settings)
     return listener
 
 
@@ -98,6 +101,14 @@ def _mtls_chain(
     # nobody is allowed leads nowhere.
     closed = source in inbound.shut_out if source else not inbound.default_open
     _filters(chain, inbound, rbac_name(inbound.service), view, settings, closed=closed)
+
+
+def _native_chain(chain: FilterChain, inbound: Inbound, callers: Natives, view: ProxyView, settings: Settings) -> None:
+    """Without a server name: what no other chain matches comes here."""
+    chain.name = f"{inbound.service}/native"
+    chain.metadata.filter_metadata["meshagent"].fields["rules"].string_value = callers.rules
+    accept_native(chain.transport_socket, inbound.service, view.domains, callers.sources)
+    _filters(chain, inbound, rbac_name(inbound.service), view, settings, closed=False)
 
 
 def _filters(

@@ -31,6 +31,7 @@ from meshagent.translate.inbound import (
     plain_listener,
     plain_listener_name,
 )
+from meshagent.translate.natives import natives
 from meshagent.translate.outbound import outbound_listener, outbound_listener_name, outbound_routes
 from meshagent.translate.rbac import plain_rbac_name, rbac_filter, rbac_name
 from meshagent.translate.secrets import roots_secret, svid_name, svid_secret
@@ -77,7 +78,8 @@ def translate(view: ProxyView, svids: Svids, settings: Settings, previous: Trans
             memo.add(plain, (app, inbound.plain_port, _listened(inbound)), partial(_plain, inbound, view, settings))
     for port, group in groupby(sorted(view.inbounds, key=_by_port), key=lambda inbound: inbound.mtls_port):
         members = tuple(group)
-        memo.add(("listen", port), tuple(map(_listened, members)), partial(_listener, members, view, settings))
+        listened = (*map(_listened, members), natives(members, view.domains))
+        memo.add(("listen", port), listened, partial(_listener, members, view, settings))
     memo.add("roots", view.bundle, lambda: [(SDS, ROOTS, roots_secret(view))])
     for service in sorted(
         {inbound.service for inbound in view.inbounds} | {outbound.source for outbound in view.outbounds}
@@ -189,7 +191,7 @@ def _call_once(outbound: Outbound, view: ProxyView, settings: Settings) -> _Name
     """What an endpoint that comes or goes leaves as it is."""
     yield CDS, upstream_name(outbound), upstream_cluster(outbound, view.trust_domain, view.domains)
     if outbound.plain_endpoints and outbound.protocol in HTTP_PROTOCOLS:
-        yield CDS, plain_name(outbound), plain_cluster(outbound)
+        yield CDS, plain_name(outbound), plain_cluster(outbound, view.domains)
         yield EDS, plain_name(outbound), plain_assignment(outbound)
     yield LDS, outbound_listener_name(outbound), outbound_listener(outbound, view, settings)
     if routes := outbound_routes(outbound):

@@ -47,6 +47,34 @@ def connect_to(
     _name(socket, context)
 
 
+def connect_to_native(socket: TransportSocket, source: str, destination: str, domains: Domains) -> None:
+    """TLS to a proxy of Consul's own. It shows an SVID of Consul's CA, and takes no other.
+
+    Measured on 1.8.7: `consul connect proxy` speaks TLS 1.3 and does not look at the server name; Consul's Envoys do.
+    """
+    theirs = domains.consul
+    names = [f"{destination}.default.{form.split('/')[3]}.internal.{domain}" for domain, form in theirs.forms]
+    context = UpstreamTlsContext(sni=names[0] if names else "")
+    _only(_common(context.common_tls_context, source, ()), theirs.ids(destination))
+    _name(socket, context)
+
+
+def accept_native(socket: TransportSocket, service: str, domains: Domains, sources: tuple[str, ...] | None) -> None:
+    """TLS of the chain for callers without a server name: of these sources, or of anyone (None), by Consul's CA."""
+    context = DownstreamTlsContext()
+    context.require_client_certificate.value = True
+    context.disable_stateless_session_resumption = True
+    context.disable_stateful_session_resumption = True
+    # Consul's proxies offer h2 whatever bytes they carry (measured), so nothing is agreed on and the bytes are looked at.
+    names = _common(context.common_tls_context, service, ())
+    if sources is None:
+        for prefix in domains.consul.prefixes():
+            names.match_typed_subject_alt_names.add(san_type=SubjectAltNameMatcher.URI).matcher.prefix = prefix
+    for source in sources or ():
+        _only(names, domains.consul.ids(source))
+    _name(socket, context)
+
+
 def _common(common: CommonTlsContext, service: str, alpn: tuple[str, ...]) -> CertificateValidationContext:
     common.alpn_protocols.extend(alpn)
     # An upstream context stops at 1.2 unless told (measured), and 1.3 alone is what the other side takes.
