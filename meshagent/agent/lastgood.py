@@ -19,6 +19,7 @@ from meshagent.model.intention import Intention
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
 from meshagent.model.names import Model
+from meshagent.model.route import Route
 from meshagent.model.service import Instance, Service
 from meshagent.model.view import Chain, ProxyView
 from meshagent.model.world import Stated, World
@@ -47,6 +48,7 @@ class _Snapshot(Model):
     mesh: Mesh
     intentions: list[_Statement]
     services: list[_Statement]
+    routes: list[_Statement] = []
     instances: list[Instance]
     bundle: BundleRecord
     cuts: list[_Cuts]
@@ -104,6 +106,7 @@ def _encode(world: World, view: ProxyView) -> bytes:
         mesh=world.mesh,
         intentions=[_statement(stated) for _, stated in sorted(world.intentions.items())],
         services=[_statement(stated) for _, stated in sorted(world.services.items())],
+        routes=[_statement(stated) for _, stated in sorted(world.routes.items())],
         instances=[instance for _, found in sorted(world.instances.items()) for instance in found],
         bundle=BundleRecord.of(world.bundle),
         cuts=cuts,
@@ -117,6 +120,7 @@ def _decode(snapshot: _Snapshot) -> tuple[World, Cuts]:
         instances[instance.service] = (*instances.get(instance.service, ()), instance)
     intentions = [(Intention.model_validate(row.document), row) for row in snapshot.intentions]
     services = [(Service.model_validate(row.document), row) for row in snapshot.services]
+    routes = [(Route.model_validate(row.document), row) for row in snapshot.routes]
     world = World(
         revision=snapshot.revision,
         mesh=snapshot.mesh,
@@ -124,6 +128,7 @@ def _decode(snapshot: _Snapshot) -> tuple[World, Cuts]:
         services={document.name: _stated(document, row) for document, row in services},
         instances=instances,
         bundle=snapshot.bundle.bundle(),
+        routes={document.name: _stated(document, row) for document, row in routes},
     )
     return world, {(cut.service, cut.instance): (cut.chains, cut.default) for cut in snapshot.cuts}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Never
 
@@ -48,7 +49,8 @@ class Watching:
         self._fold = Fold(keys, Interest(), last_good, trust, here)
         self._on_world = on_world
         self._clock = clock
-        self._interest = Interest()
+        self._interest = Interest()  # without what routes lead to, which the fold says
+        self._followed: frozenset[str] = frozenset()  # what routes lead to, as far as it is followed
         self._moved = asyncio.Event()
         self._complete = asyncio.Event()
         self._told: dict[str, str] = {}
@@ -116,11 +118,12 @@ class Watching:
                 self._fresh()
 
     async def _follow(self) -> None:
-        interest = self._interest
+        interest = replace(self._interest, beyond=self._fold.beyond)
         prefixes = interest.prefixes(self._keys)
         snapshot = await self._store.read(*prefixes)
         self._fold.narrow(interest)
-        self.on_upstreams(interest.upstreams)
+        self.on_upstreams(interest.reached)
+        self._followed = interest.beyond
         self._take(Changes(snapshot.revision, tuple(snapshot.entries.values()), full=True))
         self._fresh()
         self._complete.set()
@@ -134,6 +137,8 @@ class Watching:
         before = self._fold.world
         world = fold()
         self._tell_problems()
+        if self._fold.beyond - self._followed:
+            self._moved.set()  # a route leads to services that are not followed yet
         if world is not None and world is not before:
             self._on_world(world)
 

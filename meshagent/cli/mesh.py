@@ -14,6 +14,7 @@ from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
 from meshagent.model.names import Protocol
+from meshagent.model.route import Route
 from meshagent.model.service import Instance, Service
 from meshagent.model.view import Guard
 from meshagent.model.world import Stated, World
@@ -63,6 +64,7 @@ class Seen:
         """As agents make it; a broken intention record is the closed stand-in of an agent without an older version."""
         intentions: dict[str, Stated[Intention]] = {}
         services: dict[str, Stated[Service]] = {}
+        routes: dict[str, Stated[Route]] = {}
         mesh = Mesh()
         for (_, name), stated in self.documents.items():
             match stated.thing:
@@ -70,12 +72,14 @@ class Seen:
                     intentions[name] = Stated(intention, stated.origins)
                 case Service() as service:
                     services[name] = Stated(service, stated.origins)
+                case Route() as route:
+                    routes[name] = Stated(route, stated.origins)
                 case Mesh() as found:
                     mesh = found
         for (kind, name), problem in self.problems.items():
             if kind == "intention":
                 intentions[name] = Stated(_closed(name), {}, problem)
-        return World(self.revision, mesh, intentions, services, self.by_service())
+        return World(self.revision, mesh, intentions, services, self.by_service(), routes=routes)
 
     def guard(self, destination: str, now: datetime) -> Guard:
         """The rules in force for a destination."""

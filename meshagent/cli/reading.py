@@ -10,6 +10,7 @@ from meshagent.documents.files import read_documents_of, read_paths
 from meshagent.errors import InvalidDocument, Problem, UsageProblem
 from meshagent.model.intention import Intention
 from meshagent.model.kinds import KINDS, Document
+from meshagent.model.route import Route
 from meshagent.model.service import ServiceDefinition
 from meshagent.model.world import Origin, Stated
 from meshagent.state.changes import Author, Name
@@ -50,11 +51,14 @@ def finding(written: Written, message: str, *path: str | int) -> Problem:
 
 
 def stated(written: Written, by: Author) -> Stated[Document]:
-    """The document with its origins: the whole's, and for an intention each source's."""
+    """The document with its origins: the whole's, for an intention each source's, for a route each rule's."""
     origins = {"": _origin(written, by)}
     if isinstance(written.document, Intention):
         for index, source in enumerate(written.document.sources):
             origins[source.name] = _origin(written, by, "sources", index)
+    elif isinstance(written.document, Route):
+        for index in range(len(written.document.rules)):
+            origins[str(index)] = _origin(written, by, "rules", index)
     return Stated(written.document, origins)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
@@ -11,7 +12,12 @@ from meshagent.model.names import Address, Duration, Model, Protocol, ServiceNam
 from meshagent.model.traffic import Admission, Traffic
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-MAX_META = 64
+MAX_META, MAX_SUBSETS = 64, 64
+Subsets = Annotated[
+    dict[ServiceName, Annotated[dict[str, str], Field(min_length=1, max_length=MAX_META)]],
+    Field(max_length=MAX_SUBSETS),
+]
+"""Instances by their meta: {name: {meta key: value}}. An instance is in a subset when it has all of the values."""
 
 
 class Service(Traffic, Admission):
@@ -21,6 +27,11 @@ class Service(Traffic, Admission):
     name: ServiceName
     protocol: Protocol | None = None
     mtls: Literal["strict", "permissive"] = "strict"
+    subsets: Subsets = {}
+
+    def subsets_of(self, meta: Mapping[str, str]) -> tuple[str, ...]:
+        """The subsets that an instance with this meta belongs to, by name."""
+        return tuple(name for name, wanted in sorted(self.subsets.items()) if wanted.items() <= meta.items())
 
     @property
     def admission(self) -> Admission:

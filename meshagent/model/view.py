@@ -11,6 +11,7 @@ from meshagent.model.identity import Domains, Svid, TrustBundle
 from meshagent.model.intention import Action, Permission
 from meshagent.model.mesh import AccessLog
 from meshagent.model.names import Protocol
+from meshagent.model.route import RouteRule, Target
 from meshagent.model.traffic import ALL_ADMITTED, NOTHING_ASKED, Admission, Traffic
 from meshagent.model.world import Origin
 
@@ -91,6 +92,7 @@ class Endpoint:
     address: str
     port: int
     healthy: bool = True
+    subsets: tuple[str, ...] = ()  # of the service, that it belongs to
     proxy: Literal["", "consul"] = ""  # whose it stands behind, where that is not ours
 
     @property
@@ -100,8 +102,29 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """One rule of a route as it holds for one caller: `to` has what is left of the rule's targets.
+
+    Nothing left of some: requests are answered 503.
+    """
+
+    index: int  # the rule's place in its document
+    rule: RouteRule
+    to: tuple[Target, ...]
+    origin: Origin = field(default=Origin(), compare=False)
+
+    @property
+    def nowhere(self) -> bool:
+        """Whether it names targets of which none can be called."""
+        return bool(self.rule.to) and not self.to
+
+
+@dataclass(frozen=True, slots=True)
 class Outbound:
-    """One declared upstream of one service that runs here."""
+    """One declared upstream of one service that runs here, or another service that a route of such a one leads to.
+
+    With a `subset` it has the instances of that alone.
+    """
 
     source: str
     upstream: str
@@ -113,11 +136,19 @@ class Outbound:
     socket_mode: int = 0o660
     traffic: Traffic = NOTHING_ASKED
     plain_endpoints: tuple[Endpoint, ...] = ()  # of a permissive service: plain text, for who is not in the mesh
+    divided: bool = False  # whether the service has subsets
+    subset: str = ""
+    ways: tuple[Way, ...] = ()  # the first that matches a request decides; none: the upstream itself
+    beyond: tuple[Outbound, ...] = ()  # what the ways lead to besides the upstream as a whole
 
     @property
     def reached(self) -> tuple[Endpoint, ...]:
         """All instances that may be called."""
         return self.endpoints + self.plain_endpoints
+
+    def serves(self, subset: str | None) -> bool:
+        """Whether an instance is in service: of the subset, or any."""
+        return any(each.healthy and (subset is None or subset in each.subsets) for each in self.reached)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention
 from meshagent.model.mesh import Mesh
+from meshagent.model.route import Route
 from meshagent.model.service import Instance, Service, ServiceDefinition
 from meshagent.model.veto import NO_VETOES, Vetoes
 
@@ -33,7 +34,9 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Stated(Generic[Thing]):
-    """A document with its origins: the whole's under "" and, for intentions, each source's under its name.
+    """A document with its origins: the whole's under "" and those of its parts, where they are known.
+
+    The parts are an intention's sources by name, and a route's rules by their number.
 
     `broken` says why the record could not be read; `thing` is then the closed stand-in that is enforced instead.
     """
@@ -71,6 +74,7 @@ class World:
     services: Mapping[str, Stated[Service]] = field(default_factory=dict)
     instances: Mapping[str, tuple[Instance, ...]] = field(default_factory=dict)  # by service, sorted by host and id
     bundle: TrustBundle = TrustBundle()
+    routes: Mapping[str, Stated[Route]] = field(default_factory=dict)  # by the service that is called
     vetoes: Vetoes = NO_VETOES
 
     def permissive(self, service: str) -> bool:

@@ -14,21 +14,23 @@ from datetime import datetime
 from functools import cached_property
 
 from meshagent.model.names import ANY, HTTP_PROTOCOLS, Protocol
-from meshagent.model.service import Upstream
-from meshagent.model.traffic import ALL_ADMITTED, NOTHING_ASKED, Admission, Traffic
+from meshagent.model.service import Instance, Upstream
+from meshagent.model.traffic import ALL_ADMITTED, NOTHING_ASKED, Admission
 from meshagent.model.view import Endpoint, Guard, Inbound, Outbound, ProxyView
 from meshagent.model.world import Local, World
 from meshagent.policy.cuts import chained_sources, next_chains, next_default_cut
 from meshagent.policy.precedence import guard, next_expiry
 from meshagent.policy.vetoes import vetoed
+from meshagent.policy.ways import with_ways
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The machine: its name and the address on which it takes mTLS."""
+    """The machine: its name, the address on which it takes mTLS, and where it stands."""
 
     name: str
     address: str
+    region: str = ""
 
 
 def resolve(
@@ -70,12 +72,17 @@ def resolve_next(
 
 def protocol_of(world: World, service: str, registered: Protocol | None = None, last: Protocol = "tcp") -> Protocol:
     """How a service speaks: its document decides, then what runs here, then its first instance, then what it last was."""
+    return known_protocol(world, service, registered) or last
+
+
+def known_protocol(world: World, service: str, registered: Protocol | None = None) -> Protocol | None:
+    """As `protocol_of`; None when nothing says it."""
     stated = world.services.get(service)
     if stated and stated.thing.protocol:
         return stated.thing.protocol
     if registered:
         return registered
-    return next((each.protocol for each in world.instances.get(service, ()) if not each.plain), last)
+    return next((each.protocol for each in world.instances.get(service, ()) if not each.plain), None)
 
 
 def _renewed(world: World, last: Resolved, now: datetime) -> ProxyView:
@@ -90,9 +97,11 @@ def _renewed(world: World, last: Resolved, now: datetime) -> ProxyView:
         for piece, local in zip(view.inbounds, locals_, strict=True)
     )
     outbounds = view.outbounds
-    if any(piece.upstream in moved for piece in outbounds):
+    called = moved | _differing(last.world.routes, world.routes)
+    if any(_leads_to(piece, world, called) for piece in outbounds):
         outbounds = tuple(
-            _reached(world, last.host, piece, locals_) if piece.upstream in moved else piece for piece in outbounds
+            _reached(world, last.host, piece, locals_) if _leads_to(piece, world, called) else piece
+            for piece in outbounds
         )
     same = quiet and all(local.definition.name not in judged for local in locals_)
     return _view(world, last.host, inbounds, outbounds, view.valid_until if same else _valid_until(world, locals_, now))
@@ -203,16 +212,42 @@ def _outbound(
     return _reached(world, host, declared, locals_)
 
 
+def _leads_to(outbound: Outbound, world: World, moved: set[str]) -> bool:
+    """Whether what moved has to do with an outbound: its upstream, or what the route of that names."""
+    route = world.routes.get(outbound.upstream)
+    return outbound.upstream in moved or (route is not None and not moved.isdisjoint(route.thing.services))
+
+
 def _reached(world: World, host: Host, outbound: Outbound, locals_: tuple[Local, ...]) -> Outbound:
     """The outbound as its upstream speaks and is reached now: it itself where that is as before."""
-    service = outbound.upstream
-    here = next((other.definition.protocol for other in locals_ if other.definition.name == service), None)
-    protocol = protocol_of(world, service, here, outbound.protocol)
-    endpoints, plain = _endpoints(world, host, service, locals_), _plain_endpoints(world, service)
-    new = replace(
-        outbound, protocol=protocol, endpoints=endpoints, plain_endpoints=plain, traffic=_traffic(world, service)
-    )
+    found = _found(world, host, outbound, locals_)
+
+    def other(service: str) -> Outbound | None:
+        """Another service, for the same caller. It has no port of its own here."""
+        known = known_protocol(world, service, _spoken_here(service, locals_))
+        place = Outbound(outbound.source, service, known, (), local_address="") if known else None
+        return _found(world, host, place, locals_) if place else None
+
+    new = with_ways(found, world.routes.get(outbound.upstream), host.region, other)
     return outbound if new == outbound else new
+
+
+def _found(world: World, host: Host, outbound: Outbound, locals_: tuple[Local, ...]) -> Outbound:
+    """The outbound with how its upstream speaks and its instances."""
+    service = outbound.upstream
+    stated = world.services.get(service)
+    return replace(
+        outbound,
+        protocol=protocol_of(world, service, _spoken_here(service, locals_), outbound.protocol),
+        endpoints=_endpoints(world, host, service, locals_),
+        plain_endpoints=_plain_endpoints(world, service),
+        traffic=stated.thing.traffic if stated else NOTHING_ASKED,
+        divided=bool(stated and stated.thing.subsets),
+    )
+
+
+def _spoken_here(service: str, locals_: tuple[Local, ...]) -> Protocol | None:
+    return next((other.definition.protocol for other in locals_ if other.definition.name == service), None)
 
 
 def _admission(world: World, service: str) -> Admission:
@@ -220,20 +255,15 @@ def _admission(world: World, service: str) -> Admission:
     return stated.thing.admission if stated else ALL_ADMITTED
 
 
-def _traffic(world: World, service: str) -> Traffic:
-    stated = world.services.get(service)
-    return stated.thing.traffic if stated else NOTHING_ASKED
-
-
 def _endpoints(world: World, host: Host, service: str, locals_: tuple[Local, ...]) -> tuple[Endpoint, ...]:
     """The catalog's instances elsewhere, and what runs here as this host knows it, which is always newer."""
     elsewhere = (
-        Endpoint(instance.address, instance.port, instance.health == "passing")
+        _endpoint(world, instance)
         for instance in world.instances.get(service, ())
         if instance.host != host.name and instance.health != "draining" and not instance.plain
     )
     here = (
-        Endpoint(host.address, local.mtls_port, local.healthy)
+        Endpoint(host.address, local.mtls_port, local.healthy, _subsets(world, service, local.definition.meta))
         for local in locals_
         if local.definition.name == service and not local.draining
     )
@@ -247,7 +277,15 @@ def _plain_endpoints(world: World, service: str) -> tuple[Endpoint, ...]:
     found = (
         each for each in world.instances.get(service, ()) if each.plain and (native if each.native else permissive)
     )
-    told = {
-        Endpoint(each.address, each.port, each.health == "passing", "consul" if each.native else "") for each in found
-    }
+    told = {_endpoint(world, each) for each in found}
     return tuple(sorted(told, key=lambda endpoint: (endpoint.address, endpoint.port)))
+
+
+def _endpoint(world: World, each: Instance) -> Endpoint:
+    subsets = _subsets(world, each.service, each.meta)
+    return Endpoint(each.address, each.port, each.health == "passing", subsets, "consul" if each.native else "")
+
+
+def _subsets(world: World, service: str, meta: Mapping[str, str]) -> tuple[str, ...]:
+    stated = world.services.get(service)
+    return stated.thing.subsets_of(meta) if stated and stated.thing.subsets else ()

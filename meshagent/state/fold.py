@@ -7,10 +7,12 @@
   one that cannot be read; and so is one that the index names and the store does not show.
 - An absent record is not a deletion (a deletion is a record that says so): what a store hides is still enforced.
 - Instances go when a listing no longer has them, but not while the manifest is missing: the store may have lost everything.
+- A route that leads to further services counts once their instances are known; until then the one before it does.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from meshagent.catalog.base import Listing
@@ -18,6 +20,7 @@ from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.mesh import Mesh
 from meshagent.model.world import Stated, World
+from meshagent.state.awaiting import Awaiting
 from meshagent.state.index import Proof
 from meshagent.state.keys import Interest, Keys
 from meshagent.state.listings import usable
@@ -46,6 +49,7 @@ class Fold:
         self._foreign: dict[str, list[str]] = {}  # instances without meshagent, by service
         self._world = last_good
         self._pending: set[str] = set()
+        self._awaiting = Awaiting()
         self._early: set[str] = set()  # records that came before the manifest that makes them count
         self._problems: dict[str, str] = {}
 
@@ -54,6 +58,12 @@ class Fold:
         """What could not be used and what holds instead, by key or place."""
         listed = {place: text for each in self._listings.values() for place, text in each.problems.items()}
         return self._problems | listed | self._uncalled()
+
+    @property
+    def beyond(self) -> frozenset[str]:
+        """The services, besides the upstreams, that routes lead to or will lead to: what a host has to follow too."""
+        routes = self._world.routes if self._world else {}
+        return self._awaiting.named(routes) - self._interest.upstreams
 
     @property
     def world(self) -> World | None:
@@ -72,13 +82,14 @@ class Fold:
         if manifest.revision != before.revision:
             touched |= self._early & self._values.keys()
             self._early.clear()
-        if touched - {self._keys.manifest} or manifest.revision != before.revision or self._relisted(before):
+        news = touched - {self._keys.manifest} or manifest.revision != before.revision or self._relisted(before)
+        if news or self._awaiting.ready(self._known):
             self._world = self._next(before, manifest.revision, touched)
         return self._world
 
     def list(self, listing: Listing) -> World | None:
         """Take in a listing and give the World that now counts (the same object when nothing did)."""
-        if listing.service in self._interest.upstreams:
+        if listing.service in self._interest.reached:
             self._listings[listing.service] = usable(listing, self._here)
             self._foreign.pop(listing.service, None)
             if foreign := [f"{each.id} on {each.host}" for each in listing.instances if each.plain and not each.native]:
@@ -90,18 +101,19 @@ class Fold:
         self._interest = interest
         self._values = {key: value for key, value in self._values.items() if interest.wants(self._keys, key)}
         self._problems = {key: text for key, text in self._problems.items() if interest.wants(self._keys, key)}
-        for service in set(self._listings) - interest.upstreams:
+        self._awaiting.narrow(interest.upstreams)
+        for service in set(self._listings) - interest.reached:
             del self._listings[service]
             self._foreign.pop(service, None)
         if world := self._world:
             wants = interest.services | {"*"}
-            self._world = World(
-                revision=world.revision,
-                mesh=world.mesh,
+            known = interest.services | interest.reached
+            self._world = replace(
+                world,
                 intentions={name: stated for name, stated in world.intentions.items() if name in wants},
-                services={n: s for n, s in world.services.items() if n in interest.services | interest.upstreams},
-                instances={name: found for name, found in world.instances.items() if name in interest.upstreams},
-                bundle=world.bundle,
+                services={name: stated for name, stated in world.services.items() if name in known},
+                instances={name: found for name, found in world.instances.items() if name in interest.reached},
+                routes={name: stated for name, stated in world.routes.items() if name in interest.upstreams},
             )
 
     def _take(self, changes: Changes) -> set[str]:
@@ -119,7 +131,7 @@ class Fold:
         """Keys that the World in force came from: after a gap each is looked at again, also where it is gone."""
         if not self._world:
             return set()
-        held = {"intention": self._world.intentions, "service": self._world.services}
+        held = {"intention": self._world.intentions, "service": self._world.services, "route": self._world.routes}
         return {self._keys.document(kind, name) for kind, names in held.items() for name in names} | {self._keys.bundle}
 
     def _uncalled(self) -> dict[str, str]:
@@ -157,7 +169,11 @@ class Fold:
         return manifest
 
     def _next(self, before: World, revision: int, touched: set[str]) -> World:
-        intentions, services = dict(before.intentions), dict(before.services)
+        by_kind: dict[str, dict[str, Any]] = {
+            "intention": dict(before.intentions),
+            "service": dict(before.services),
+            "route": self._awaiting.over(before.routes),
+        }
         mesh, bundle = before.mesh, before.bundle
         for key in sorted(touched):
             if key == self._keys.bundle:
@@ -168,11 +184,15 @@ class Fold:
                     stated = self._policy(key, kind, name, revision, Stated(mesh))
                     mesh = stated.thing if stated else mesh
                 else:
-                    held: dict[str, Any] = intentions if kind == "intention" else services
+                    held = by_kind[kind]
                     _replace(held, name, self._policy(key, kind, name, revision, held.get(name)))
         relisted = {name: each.instances for name, each in self._relisted(before).items()}
         instances = {**before.instances, **relisted} if relisted else before.instances
-        return World(revision, mesh, intentions, services, instances, bundle)
+        routes = self._awaiting.settle(before.routes, by_kind["route"], self._known)
+        return World(revision, mesh, by_kind["intention"], by_kind["service"], instances, bundle, routes)
+
+    def _known(self, service: str) -> bool:
+        return service in self._listings or (self._world is not None and service in self._world.instances)
 
     def _policy(self, key: str, kind: str, name: str, revision: int, last: Stated[Any] | None) -> Stated[Any] | None:
         """What counts for one document: the store's, else the last good one, else for an intention a closed stand-in."""

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from meshagent.model.names import ANY
 
+KINDS_OF_MANY = ("intention", "service", "route")
+"""The kinds of which there is a document for each name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -124,7 +127,7 @@ class Keys:
         if key == self.mesh:
             return ("mesh", "mesh")
         kind, slash, name = key.removeprefix(self.config).partition("/")
-        known = key.startswith(self.config) and slash and kind in ("intention", "service") and "/" not in name
+        known = key.startswith(self.config) and slash and kind in KINDS_OF_MANY and "/" not in name
         return (kind, name) if known else None
 
     def parse_index(self, key: str) -> str:
@@ -145,10 +148,16 @@ def bucket_of(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """What one host needs to know: the services that run on it, and those that they call."""
+    """What one host needs to know: the services that run on it, those that they call, and those that routes lead to."""
 
     services: frozenset[str] = frozenset()
     upstreams: frozenset[str] = frozenset()
+    beyond: frozenset[str] = frozenset()
+
+    @property
+    def reached(self) -> frozenset[str]:
+        """The services whose instances this host may call."""
+        return self.upstreams | self.beyond
 
     def prefixes(self, keys: Keys) -> tuple[str, ...]:
         """What of policy to watch, and nothing else."""
@@ -164,7 +173,8 @@ class Interest:
         return (
             keys.mesh,
             *(keys.document("intention", name) for name in sorted({*self.services, ANY})),
-            *(keys.document("service", name) for name in sorted(self.services | self.upstreams)),
+            *(keys.document("service", name) for name in sorted(self.services | self.reached)),
+            *(keys.document("route", name) for name in sorted(self.upstreams)),
         )
 
     def wants(self, keys: Keys, key: str) -> bool:
@@ -176,4 +186,6 @@ class Interest:
         kind, name = keys.parse_document(key) or ("", "")
         if kind == "intention":
             return name == ANY or name in self.services
-        return kind == "mesh" or (kind == "service" and name in self.services | self.upstreams)
+        if kind == "route":
+            return name in self.upstreams
+        return kind == "mesh" or (kind == "service" and name in self.services | self.reached)

@@ -25,7 +25,8 @@ class Waited:
 async def wait_applied(store: Store, keys: Keys, revision: int, changed: Collection[Name], timeout: float) -> Waited:
     """Wait until every live host that the change concerns reports the revision as applied, at most `timeout` seconds.
 
-    An intention concerns the hosts of its destination, a service document its hosts and its callers, the mesh everybody.
+    An intention concerns the hosts of its destination, a service document its hosts and its callers, a route its
+    callers, the mesh everybody.
     """
     after = (await store.read(keys.reports)).revision
     waited = await _look(store, keys, revision, changed)
@@ -63,6 +64,6 @@ def _concerns(changed: Collection[Name], services: Collection[str], upstreams: C
     for kind, name in changed:
         if kind == "mesh" or (kind == "intention" and (name == "*" or name in services)):
             return True
-        if kind == "service" and (name in services or name in upstreams):
+        if (kind == "service" and name in services) or (kind in ("service", "route") and name in upstreams):
             return True
     return False

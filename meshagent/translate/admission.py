@@ -73,7 +73,7 @@ def _limit(service: str, asked: RateLimit) -> LocalRateLimit:
     for share in (limit.filter_enabled, limit.filter_enforced):
         share.default_value.numerator = 100
     if asked.per == "service":
-        _fill(limit.token_bucket, asked)
+        fill(limit.token_bucket, asked)
         return limit
     # A bucket for every value of the descriptor. Measured on Envoy 1.40: a generic key is not substituted, a CEL
     # expression is.
@@ -84,7 +84,7 @@ def _limit(service: str, asked: RateLimit) -> LocalRateLimit:
     limit.rate_limits.add().actions.append(action)
     each = limit.descriptors.add()
     each.entries.add(key=_CALLER)
-    _fill(each.token_bucket, asked)
+    fill(each.token_bucket, asked)
     limit.max_dynamic_descriptors.value = _CALLERS
     limit.token_bucket.max_tokens = _UNLIMITED
     limit.token_bucket.tokens_per_fill.value = _UNLIMITED
@@ -92,8 +92,8 @@ def _limit(service: str, asked: RateLimit) -> LocalRateLimit:
     return limit
 
 
-def _fill(bucket: TokenBucket, asked: RateLimit) -> None:
-    """As many tokens at a time as it takes to stay above Envoy's shortest interval."""
+def fill(bucket: TokenBucket, asked: RateLimit) -> None:
+    """The measure of a rate: as many tokens at a time as it takes to stay above Envoy's shortest interval."""
     tokens = max(1, ceil(asked.requests_per_second * _SHORTEST_FILL))
     bucket.max_tokens = asked.burst or max(tokens, ceil(asked.requests_per_second))
     bucket.tokens_per_fill.value = tokens

@@ -11,9 +11,10 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 
 from meshagent.model.identity import Domains
 from meshagent.model.names import HTTP_PROTOCOLS, Protocol
-from meshagent.model.traffic import ConnectionPool, Traffic
+from meshagent.model.traffic import ConnectionPool
 from meshagent.model.view import Endpoint, Inbound, Outbound
 from meshagent.translate.settings import from_ads, pack
+from meshagent.translate.subsets import belong, divide
 from meshagent.translate.tls import connect_to, connect_to_native, server_name
 from meshagent.translate.traffic import limit, pooled, shape
 
@@ -32,7 +33,7 @@ def app_cluster_name(inbound: Inbound) -> str:
 
 def upstream_name(outbound: Outbound) -> str:
     """The cluster, load assignment and route configuration of one upstream of one service."""
-    return f"out/{outbound.source}/{outbound.upstream}"
+    return f"out/{outbound.source}/{outbound.upstream}{_part(outbound)}"
 
 
 def app_cluster(inbound: Inbound) -> Cluster:
@@ -49,7 +50,7 @@ def app_cluster(inbound: Inbound) -> Cluster:
 
 def upstream_cluster(outbound: Outbound, trust_domain: str, domains: Domains) -> Cluster:
     """mTLS to the sidecars of an upstream; HTTP travels as HTTP/2 whatever the apps speak."""
-    cluster = _eds_cluster(upstream_name(outbound), outbound.traffic)
+    cluster = _eds_cluster(upstream_name(outbound), outbound)
     alpn: tuple[str, ...] = ()
     if outbound.protocol in HTTP_PROTOCOLS:
         alpn = ("h2",)
@@ -70,7 +71,7 @@ def upstream_cluster(outbound: Outbound, trust_domain: str, domains: Domains) ->
 
 def plain_name(outbound: Outbound) -> str:
     """The cluster of an HTTP upstream's instances that take plain text alone."""
-    return f"plain/{outbound.source}/{outbound.upstream}"
+    return f"plain/{outbound.source}/{outbound.upstream}{_part(outbound)}"
 
 
 def plain_cluster(outbound: Outbound, domains: Domains) -> Cluster:
@@ -78,7 +79,7 @@ def plain_cluster(outbound: Outbound, domains: Domains) -> Cluster:
 
     A cluster of its own: one cluster has one version of HTTP for all.
     """
-    cluster = _eds_cluster(plain_name(outbound), outbound.traffic)
+    cluster = _eds_cluster(plain_name(outbound), outbound)
     _spoken_plainly(cluster, outbound.protocol)
     if any(endpoint.native for endpoint in outbound.plain_endpoints):
         connect_to_native(cluster.transport_socket, outbound.source, outbound.upstream, domains)
@@ -135,16 +136,24 @@ def _add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> LbEndpoi
     address.address, address.port_value = endpoint.address, endpoint.port
     if not endpoint.healthy:
         added.health_status = HealthStatus.UNHEALTHY
+    if endpoint.subsets:
+        belong(added.metadata, endpoint.subsets)
     return added
 
 
-def _eds_cluster(name: str, traffic: Traffic) -> Cluster:
+def _part(outbound: Outbound) -> str:
+    return f"#{outbound.subset}" if outbound.subset else ""
+
+
+def _eds_cluster(name: str, outbound: Outbound) -> Cluster:
     cluster = Cluster(name=name, type=Cluster.EDS)
     from_ads(cluster.eds_cluster_config.eds_config)
     cluster.common_lb_config.healthy_panic_threshold.value = 0  # a failing instance is not called, even when all fail
     cluster.ignore_health_on_host_removal = True
     cluster.upstream_connection_options.tcp_keepalive.keepalive_time.value = 60
-    shape(cluster, traffic)
+    shape(cluster, outbound.traffic)
+    if outbound.divided:
+        divide(cluster)
     return cluster
 
 

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 
 from envoy.config.accesslog.v3.accesslog_pb2 import ComparisonFilter
 from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
-from envoy.config.route.v3.route_components_pb2 import RetryPolicy
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
     HttpFilter,
 )
 from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2 import HeaderMutation
-from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
 
 from meshagent.model.mesh import AccessLog
 from meshagent.translate.accesslog import access_log
+from meshagent.translate.extras import extra_places
 from meshagent.translate.settings import Settings, pack
 
 _INBOUND_MAX_AGE_SECONDS = 3600  # an identity is proven when a connection is made; bounded by the longest usual TTL
@@ -33,9 +32,7 @@ def inbound_manager(
     manager.common_http_protocol_options.headers_with_underscores_action = HttpProtocolOptions.REJECT_REQUEST
     manager.common_http_protocol_options.max_connection_duration.FromSeconds(_INBOUND_MAX_AGE_SECONDS)
     manager.generate_request_id.value = False
-    manager.normalize_path.value = True
-    manager.merge_slashes = True
-    manager.path_with_escaped_slashes_action = HttpConnectionManager.REJECT_REQUEST
+    _normalise(manager)
     manager.strip_trailing_host_dot = True
     manager.forward_client_cert_details = HttpConnectionManager.SANITIZE_SET
     manager.set_current_client_cert_details.uri = True
@@ -47,8 +44,13 @@ def inbound_manager(
 
 
 def outbound_manager(source: str, upstream: str, policy: AccessLog, settings: Settings) -> HttpConnectionManager:
-    """Towards the local app: HTTP/1.0 too, and none of the headers by which an app could steer the sidecar."""
-    manager = _manager(f"out.{source}.{upstream}", ())
+    """Towards the local app: HTTP/1.0 too, and none of the headers by which an app could steer the sidecar.
+
+    Paths are normalised as the other side does it, so that routes and intentions judge the same one.
+    """
+    stat_prefix = f"out.{source}.{upstream}"
+    manager = _manager(stat_prefix, tuple(extra_places(stat_prefix)))
+    _normalise(manager)
     manager.http_protocol_options.accept_http_10 = True
     manager.http_protocol_options.default_host_for_http_10 = upstream
     manager.forward_client_cert_details = HttpConnectionManager.SANITIZE
@@ -60,22 +62,10 @@ def outbound_manager(source: str, upstream: str, policy: AccessLog, settings: Se
     return manager
 
 
-def safe_retries(policy: RetryPolicy, attempts: int, *, elsewhere: bool) -> None:
-    """Retries of what the other side certainly did not see: an instance that is leaving costs no request.
-
-    `elsewhere`: on another instance than those that failed. Where there is one alone, asking for it costs 2 % of a request.
-    """
-    policy.retry_on = "connect-failure,refused-stream,reset-before-request"
-    policy.num_retries.value = attempts
-    policy.retry_back_off.base_interval.FromMilliseconds(5)
-    policy.retry_back_off.max_interval.FromMilliseconds(100)
-    if not elsewhere:
-        return
-    previous = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
-    pack(previous.typed_config, PreviousHostsPredicate())
-    # A dead host fails so fast that it looks the least busy, and the balancer draws it three times in four. With 3 draws
-    # the retries stayed on it, and 8 of 35 failed while another instance was well; with 32 draws 0 of 57 (measured).
-    policy.host_selection_retry_max_attempts = 32
+def _normalise(manager: HttpConnectionManager) -> None:
+    manager.normalize_path.value = True
+    manager.merge_slashes = True
+    manager.path_with_escaped_slashes_action = HttpConnectionManager.REJECT_REQUEST
 
 
 def _manager(stat_prefix: str, filters: Sequence[HttpFilter]) -> HttpConnectionManager:

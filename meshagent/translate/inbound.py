@@ -15,15 +15,15 @@ from meshagent.model.view import Inbound, ProxyView
 from meshagent.translate.accesslog import access_log
 from meshagent.translate.admission import add_limit, admission_filters
 from meshagent.translate.clusters import app_cluster_name
-from meshagent.translate.connection import explain_limits, inbound_manager, safe_retries
+from meshagent.translate.connection import explain_limits, inbound_manager
 from meshagent.translate.natives import Natives, natives
 from meshagent.translate.rbac import deny_all, plain_rbac_name, rbac_name
+from meshagent.translate.retries import safe_retries
 from meshagent.translate.settings import Settings, from_ads, pack
-from meshagent.translate.tcp import tcp_forward
+from meshagent.translate.tcp import NOWHERE, tcp_forward
 from meshagent.translate.tls import accept_from, accept_native, server_name
 
 _EARLY_BYTES = 65536  # kept while the app is being connected to
-NOWHERE = "nowhere"  # no cluster has this name: a connection sent there is closed
 
 
 def inbound_listener_name(port: int) -> str:

@@ -32,8 +32,9 @@ from meshagent.translate.inbound import (
     plain_listener_name,
 )
 from meshagent.translate.natives import natives
-from meshagent.translate.outbound import outbound_listener, outbound_listener_name, outbound_routes
+from meshagent.translate.outbound import outbound_listener, outbound_listener_name
 from meshagent.translate.rbac import plain_rbac_name, rbac_filter, rbac_name
+from meshagent.translate.routes import outbound_proxy, outbound_routes
 from meshagent.translate.secrets import roots_secret, svid_name, svid_secret
 from meshagent.translate.settings import ROOTS, Settings
 from meshagent.xds.types import CDS, ECDS, EDS, LDS, RDS, SDS
@@ -189,13 +190,18 @@ def _call(outbound: Outbound, held: Piece | None, view: ProxyView, settings: Set
 
 def _call_once(outbound: Outbound, view: ProxyView, settings: Settings) -> _Named:
     """What an endpoint that comes or goes leaves as it is."""
-    yield CDS, upstream_name(outbound), upstream_cluster(outbound, view.trust_domain, view.domains)
-    if outbound.plain_endpoints and outbound.protocol in HTTP_PROTOCOLS:
-        yield CDS, plain_name(outbound), plain_cluster(outbound, view.domains)
-        yield EDS, plain_name(outbound), plain_assignment(outbound)
+    for reached in (outbound, *outbound.beyond):
+        yield CDS, upstream_name(reached), upstream_cluster(reached, view.trust_domain, view.domains)
+        if reached.plain_endpoints and reached.protocol in HTTP_PROTOCOLS:
+            yield CDS, plain_name(reached), plain_cluster(reached, view.domains)
+            yield EDS, plain_name(reached), plain_assignment(reached)
+    for reached in outbound.beyond:
+        yield EDS, upstream_name(reached), load_assignment(reached)
     yield LDS, outbound_listener_name(outbound), outbound_listener(outbound, view, settings)
     if routes := outbound_routes(outbound):
         yield RDS, upstream_name(outbound), routes
+    else:
+        yield ECDS, upstream_name(outbound), outbound_proxy(outbound, view, settings)
 
 
 def _svid(service: str, svid: Svid) -> _Named:

@@ -23,7 +23,7 @@ from google.protobuf.json_format import MessageToJson
 from meshagent.model.identity import TrustBundle
 from meshagent.model.kinds import KINDS
 from meshagent.model.mesh import Mesh
-from meshagent.model.service import ServiceDefinition
+from meshagent.model.service import Instance, ServiceDefinition
 from meshagent.model.world import Local, Origin, Stated, World
 from meshagent.policy.explain import explain
 from meshagent.policy.request import Request, judged_path
@@ -36,7 +36,7 @@ from tests.unit.translate.walker import allowed
 
 HERE = Path(__file__).parent
 CASES = sorted(path.parent.name for path in HERE.glob("*/input.yaml"))
-HOST = Host("vm-1", "10.0.0.11")
+HOST = Host("vm-1", "10.0.0.11", "eu")
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 MESSAGES = {
     CDS: Cluster,
@@ -54,7 +54,11 @@ def view_of(case):
     by_kind = {kind: {each.name: Stated(each) for each in documents if each.kind == kind} for kind in KINDS}
     mesh = by_kind["mesh"]["mesh"].thing if by_kind["mesh"] else Mesh()
     bundle = TrustBundle((("mesh.internal", ("-----BEGIN CERTIFICATE-----\n",)),))
-    world = World(1, mesh, by_kind["intention"], by_kind["service"], {}, bundle)
+    instances = {}
+    for each in data.get("instances", ()):
+        found = Instance.model_validate({"host": "vm-2", "id": each["service"], "port": 21000, **each})
+        instances[found.service] = (*instances.get(found.service, ()), found)
+    world = World(1, mesh, by_kind["intention"], by_kind["service"], instances, bundle, by_kind["route"])
     locals_ = []
     for number, each in enumerate(data["services"]):
         definition = ServiceDefinition.model_validate(each)

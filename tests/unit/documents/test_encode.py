@@ -13,6 +13,7 @@ from meshagent.documents.encode import plain, to_json, to_yaml
 from meshagent.model.intention import HeaderMatch, HttpMatch, Intention, IntentionSource, Permission
 from meshagent.model.kinds import KINDS
 from meshagent.model.mesh import AccessLog, Mesh
+from meshagent.model.route import Route
 from meshagent.model.service import Check, Service, ServiceDefinition, Upstream
 
 NAMES = st.from_regex(r"\A[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?\Z")
@@ -75,6 +76,29 @@ UPSTREAMS = both(
     one_of(local_port=PORTS, local_socket=st.just("/run/app/payments.sock")),
     st.fixed_dictionaries({"service": NAMES, "mode": st.integers(0, 0o777)}),
 ).map(lambda fields: Upstream(**fields))
+ROUTE_HEADERS = both(
+    st.fixed_dictionaries({"name": st.sampled_from(["x-team", "on"]), "invert": st.booleans()}),
+    one_of(exact=HEADER_TEXTS, regex=st.just("[0-9]+"), present=st.booleans()),
+)
+ROUTE_MATCHES = both(
+    st.fixed_dictionaries({"methods": lists(st.sampled_from(["GET", "NO"])), "headers": lists(ROUTE_HEADERS)}),
+    st.just({}) | one_of(path_exact=PATHS, path_prefix=PATHS, grpc=st.just({"service": "a.B", "method": "C"})),
+    st.fixed_dictionaries({"sources": lists(NAMES), "cookies": lists(st.just({"name": "on", "exact": "1e5"}))}),
+)
+CHANGES = st.fixed_dictionaries({"set": st.dictionaries(st.sampled_from(["x-a", "on"]), HEADER_TEXTS, max_size=2)})
+RULES = both(
+    st.fixed_dictionaries({"match": ROUTE_MATCHES, "headers": st.fixed_dictionaries({"response": CHANGES})}),
+    one_of(
+        to=lists(
+            st.fixed_dictionaries({"service": st.none() | NAMES, "weight": st.integers(1, 100)}),
+            min_size=1,
+            unique_by=lambda target: target["service"],
+        ),
+        redirect=st.fixed_dictionaries({"path": PATHS, "status": st.sampled_from([301, 308])}),
+        respond=st.fixed_dictionaries({"status": st.integers(200, 599), "body": TEXTS}),
+    ),
+    st.just({}) | one_of(fault=st.fixed_dictionaries({"delay": st.fixed_dictionaries({"duration": DURATIONS})})),
+)
 
 DOCUMENTS = {
     "mesh": st.builds(
@@ -93,7 +117,9 @@ DOCUMENTS = {
         name=NAMES | TRAPS.filter(str.isalnum).filter(str.islower),
         protocol=st.none() | st.sampled_from(["http", "http2", "grpc", "tcp"]),
         mtls=st.sampled_from(["strict", "permissive"]),
+        subsets=st.dictionaries(NAMES, st.dictionaries(TEXTS, TEXTS, min_size=1, max_size=2), max_size=2),
     ),
+    "route": st.fixed_dictionaries({"name": NAMES, "rules": lists(RULES)}).map(Route.model_validate),
 }
 DEFINITIONS = st.builds(
     ServiceDefinition,

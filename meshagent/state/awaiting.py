@@ -1,0 +1,62 @@
+"""Routes that wait for what they lead to. Pure.
+
+A route that names a service of which this host knows nothing would send requests nowhere until that is told. So it counts
+from then on, and the route before it until then; nothing else waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from meshagent.model.route import Route
+from meshagent.model.world import Stated
+
+Routes = Mapping[str, Stated[Route]]
+Known = Callable[[str], bool]
+"""Whether the instances of a service were told once, be there any or none."""
+
+
+class Awaiting:
+    """The newest routes that do not count yet, by the service that is called."""
+
+    def __init__(self) -> None:
+        self._routes: dict[str, Stated[Route]] = {}
+        self._named: tuple[Routes, Routes, frozenset[str]] = ({}, {}, frozenset())
+
+    def over(self, routes: Routes) -> dict[str, Stated[Route]]:
+        """The newest state of every route."""
+        return {**routes, **self._routes}
+
+    def settle(self, before: Routes, newest: Routes, known: Known) -> Routes:
+        """The routes that count now; the others wait. The object before where nothing changed."""
+        counting: dict[str, Stated[Route]] = {}
+        waiting: dict[str, Stated[Route]] = {}
+        for name, stated in newest.items():
+            held = before.get(name)
+            if stated is held or all(map(known, stated.thing.services)):
+                counting[name] = stated
+                continue
+            waiting[name] = stated
+            if held:
+                counting[name] = held
+        self._routes = waiting if waiting != self._routes else self._routes
+        same = counting.keys() == before.keys() and all(counting[name] is before[name] for name in counting)
+        return before if same else counting
+
+    def ready(self, known: Known) -> bool:
+        """Whether one of them has all that it waited for."""
+        return any(all(map(known, stated.thing.services)) for stated in self._routes.values())
+
+    def narrow(self, upstreams: Collection[str]) -> None:
+        """Forget routes of services that are not called any more."""
+        if any(name not in upstreams for name in self._routes):
+            self._routes = {name: stated for name, stated in self._routes.items() if name in upstreams}
+
+    def named(self, routes: Routes) -> frozenset[str]:
+        """The services that the routes that count and those that wait lead to."""
+        of, waiting, named = self._named
+        if of is not routes or waiting is not self._routes:
+            every = (*routes.values(), *self._routes.values())
+            named = frozenset(name for stated in every for name in stated.thing.services)
+            self._named = (routes, self._routes, named)
+        return named

@@ -1,0 +1,52 @@
+"""Second tries of a request: those that are always safe, those that a rule asks for, and hedging."""
+
+from __future__ import annotations
+
+from envoy.config.route.v3.route_components_pb2 import RetryPolicy, RouteAction
+from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
+
+from meshagent.model.route import Retry
+from meshagent.translate.settings import pack
+
+_SAFE = "connect-failure,refused-stream,reset-before-request"
+
+
+def safe_retries(policy: RetryPolicy, attempts: int, *, elsewhere: bool) -> None:
+    """Retries of what the other side certainly did not see: an instance that is leaving costs no request.
+
+    `elsewhere`: on another instance than those that failed. Where there is one alone, asking for it costs 2 % of a request.
+    """
+    policy.retry_on = _SAFE
+    policy.num_retries.value = attempts
+    policy.retry_back_off.base_interval.FromMilliseconds(5)
+    policy.retry_back_off.max_interval.FromMilliseconds(100)
+    if elsewhere:
+        _elsewhere(policy)
+
+
+def retried(policy: RetryPolicy, asked: Retry) -> None:
+    """Retries as a rule asks for them, within the budget of the cluster."""
+    codes = ("retriable-status-codes",) if asked.statuses else ()
+    policy.retry_on = ",".join((*asked.on, *codes))
+    policy.retriable_status_codes.extend(asked.statuses)
+    policy.num_retries.value = asked.attempts
+    policy.retry_back_off.base_interval.FromTimedelta(asked.backoff.base)
+    policy.retry_back_off.max_interval.FromTimedelta(asked.backoff.max)
+    if asked.per_try_timeout is not None:
+        policy.per_try_timeout.FromTimedelta(asked.per_try_timeout)
+    for method in asked.methods:
+        policy.retriable_request_headers.add(name=":method").string_match.exact = method
+    _elsewhere(policy)
+
+
+def hedged(action: RouteAction) -> None:
+    """A try that lasts too long goes on beside the next one."""
+    action.hedge_policy.hedge_on_per_try_timeout = True
+
+
+def _elsewhere(policy: RetryPolicy) -> None:
+    previous = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
+    pack(previous.typed_config, PreviousHostsPredicate())
+    # A dead host fails so fast that it looks the least busy, and the balancer draws it three times in four. With 3 draws
+    # the retries stayed on it, and 8 of 35 failed while another instance was well; with 32 draws 0 of 57 (measured).
+    policy.host_selection_retry_max_attempts = 32

@@ -1,0 +1,224 @@
+"""A caller's ways to an upstream -> its route configuration (HTTP, by RDS) or its proxy (TCP, by ECDS).
+
+Both change without a listener or a cluster, so no connection and no stream is drained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from envoy.config.core.v3.base_pb2 import HeaderValueOption
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
+from envoy.config.route.v3.route_components_pb2 import RedirectAction, Route, RouteAction, WeightedCluster
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from google.protobuf.duration_pb2 import Duration
+
+from meshagent.model.names import HTTP_PROTOCOLS
+from meshagent.model.route import Headers, Redirect, Respond, RouteRule, Target
+from meshagent.model.view import Endpoint, Outbound, ProxyView, Way
+from meshagent.translate.accesslog import access_log
+from meshagent.translate.choosing import choose_by
+from meshagent.translate.clusters import plain_name, upstream_name
+from meshagent.translate.extras import add_extras, set_percent
+from meshagent.translate.retries import hedged, retried, safe_retries
+from meshagent.translate.rewriting import move_prefix, rewritten
+from meshagent.translate.settings import Settings
+from meshagent.translate.subsets import choose
+from meshagent.translate.tcp import NOWHERE, tcp_forward
+from meshagent.translate.traffic import hash_policies
+
+_FINE = 100  # parts of a weight, where a target has instances of two kinds
+_ITSELF = Target()
+_REDIRECTS = {
+    301: RedirectAction.MOVED_PERMANENTLY,
+    302: RedirectAction.FOUND,
+    303: RedirectAction.SEE_OTHER,
+    307: RedirectAction.TEMPORARY_REDIRECT,
+    308: RedirectAction.PERMANENT_REDIRECT,
+}
+
+
+def outbound_routes(outbound: Outbound) -> RouteConfiguration | None:
+    """The routes of an HTTP upstream: its ways in order, and behind them the upstream itself; None for TCP."""
+    if outbound.protocol not in HTTP_PROTOCOLS:
+        return None
+    routes = RouteConfiguration(name=upstream_name(outbound))
+    host = routes.virtual_hosts.add(name=outbound.upstream, domains=["*"])
+    for way in outbound.ways:
+        _add(host.routes.add(), way, outbound)
+    last = host.routes.add()
+    last.match.prefix = "/"
+    _forward(last.route, RouteRule(), (_ITSELF,), outbound)
+    return routes
+
+
+def outbound_proxy(outbound: Outbound, view: ProxyView, settings: Settings) -> TypedExtensionConfig:
+    """What a TCP upstream's connections do. A change is for new connections; those that are open go on."""
+    prefix = f"out.{outbound.source}.{outbound.upstream}"
+    way = outbound.ways[0] if outbound.ways else None
+    places = tuple(_weighed((way.to or (_ITSELF,)) if way else (_ITSELF,), outbound))
+    if way and way.nowhere:
+        proxy = tcp_forward(prefix, NOWHERE)
+    elif len(places) == 1:
+        proxy = tcp_forward(prefix, places[0].cluster)
+        if subset := places[0].target.subset:
+            choose(proxy.metadata_match, subset)
+    else:
+        proxy = tcp_forward(prefix, "")
+        for each in places:
+            share = proxy.weighted_clusters.clusters.add(name=each.cluster, weight=each.weight)
+            if each.target.subset:
+                choose(share.metadata_match, each.target.subset)
+    if way and way.rule.idle_timeout is not None:
+        proxy.idle_timeout.FromTimedelta(way.rule.idle_timeout)
+    if view.access_log.only != "none":
+        side = f"outbound to {outbound.upstream}"
+        access_log(proxy.access_log.add(), view.access_log, settings, http=False, service=outbound.source, side=side)
+    config = TypedExtensionConfig(name=upstream_name(outbound))
+    config.typed_config.Pack(proxy, deterministic=True)
+    return config
+
+
+def _add(route: Route, way: Way, outbound: Outbound) -> None:
+    rule = way.rule
+    route.name = rule.name or f"rule {way.index}"
+    choose_by(route.match, rule.match)
+    if rule.redirect:
+        _redirect(route.redirect, rule, rule.redirect)
+    elif rule.respond:
+        _respond(route, rule.respond)
+    elif way.nowhere:
+        _respond(route, Respond(status=503, body="no target of this route can be called\n"))
+    else:
+        _forward(route.route, rule, way.to or (_ITSELF,), outbound)
+    change_headers(route, rule.headers)
+    add_extras(route, rule, f"out.{outbound.source}.{outbound.upstream}")
+
+
+def _forward(action: RouteAction, rule: RouteRule, targets: tuple[Target, ...], outbound: Outbound) -> None:
+    _lead(action, tuple(_weighed(targets, outbound)))
+    # 0: a caller's own timeout decides; streams live as long as they like
+    _time(action.timeout, rule.timeout.total_seconds() if rule.timeout else 0)
+    if rule.idle_timeout is not None:
+        _time(action.idle_timeout, rule.idle_timeout.total_seconds())
+    if rule.max_stream_duration is not None:
+        _time(action.max_stream_duration.max_stream_duration, rule.max_stream_duration.total_seconds())
+    if rule.retry is None:
+        safe_retries(action.retry_policy, 2, elsewhere=True)
+    elif rule.retry.attempts:
+        retried(action.retry_policy, rule.retry)
+    if rule.hedge:
+        hedged(action)
+    if rule.rewrite:
+        rewritten(action, rule.rewrite, rule.match)
+    for mirror in rule.mirror:
+        for name in _copied_to(mirror.service or outbound.upstream, mirror.subset or "", outbound):
+            copy = action.request_mirror_policies.add(cluster=name, disable_shadow_host_suffix_append=True)
+            set_percent(copy.runtime_fraction.default_value, mirror.percent)
+    reached = _reached(outbound)
+    for service in dict.fromkeys(target.service or outbound.upstream for target in targets):
+        hash_policies(action, reached[service].traffic.load_balancer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A cluster that requests of a target go to, with its weight among all."""
+
+    target: Target
+    cluster: str
+    weight: int
+
+
+def _weighed(targets: tuple[Target, ...], outbound: Outbound) -> Iterator[_Place]:
+    """The clusters of the targets. Where one has instances in plain text, each cluster by its instances in service."""
+    reached = _reached(outbound)
+    pairs = [(target, reached[target.service or outbound.upstream]) for target in targets]
+    plainly = [_in_service(to.plain_endpoints, target) if _http(to) else 0 for target, to in pairs]
+    if not any(plainly):
+        yield from (_Place(target, upstream_name(to), target.weight) for target, to in pairs)
+        return
+    for (target, to), plain in zip(pairs, plainly, strict=True):
+        mesh = _in_service(to.endpoints, target)
+        whole = target.weight * _FINE if len(pairs) > 1 else mesh + plain
+        yield _Place(target, upstream_name(to), whole * mesh // (mesh + plain) if plain else whole)
+        if plain:
+            yield _Place(target, plain_name(to), whole * plain // (mesh + plain))
+
+
+def _in_service(endpoints: tuple[Endpoint, ...], target: Target) -> int:
+    return sum(each.healthy and (target.subset is None or target.subset in each.subsets) for each in endpoints)
+
+
+def _lead(action: RouteAction, places: tuple[_Place, ...]) -> None:
+    if len(places) == 1 and places[0].target.headers == Headers():
+        action.cluster = places[0].cluster
+        if subset := places[0].target.subset:
+            choose(action.metadata_match, subset)
+        return
+    for each in places:
+        share = action.weighted_clusters.clusters.add(name=each.cluster)
+        share.weight.value = each.weight
+        change_headers(share, each.target.headers)
+        if each.target.subset:
+            choose(share.metadata_match, each.target.subset)
+
+
+def change_headers(target: Route | WeightedCluster.ClusterWeight, headers: Headers) -> None:
+    """What is set, added and removed on the way there and back. Envoy removes first."""
+    for side, changes in (("request", headers.request), ("response", headers.response)):
+        getattr(target, f"{side}_headers_to_remove").extend(changes.remove)
+        options = getattr(target, f"{side}_headers_to_add")
+        for name, value in changes.set.items():
+            _option(options.add(), name, value, replacing=True)
+        for name, value in changes.add.items():
+            _option(options.add(), name, value, replacing=False)
+
+
+def _option(option: HeaderValueOption, name: str, value: str, *, replacing: bool) -> None:
+    option.header.key, option.header.value = name, value.replace("%", "%%")  # Envoy would fill in %WORDS%
+    option.keep_empty_value = True
+    if replacing:
+        option.append_action = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+
+
+def _redirect(action: RedirectAction, rule: RouteRule, asked: Redirect) -> None:
+    action.response_code = _REDIRECTS[asked.status]
+    action.strip_query = asked.strip_query
+    if asked.scheme:
+        action.scheme_redirect = asked.scheme
+    action.host_redirect = asked.host or ""
+    action.port_redirect = asked.port or 0
+    if asked.path is not None:
+        action.path_redirect = asked.path
+    elif asked.path_prefix is not None:
+        move_prefix(action, rule.match, asked.path_prefix)
+
+
+def _respond(route: Route, asked: Respond) -> None:
+    route.direct_response.status = asked.status
+    if asked.body:
+        route.direct_response.body.inline_string = asked.body
+        _option(route.response_headers_to_add.add(), "content-type", asked.content_type, replacing=True)
+
+
+def _copied_to(service: str, subset: str, outbound: Outbound) -> list[str]:
+    """The clusters that copies go to: the mesh's, or the plain one where there are only such instances."""
+    whole = outbound if service == outbound.upstream and not subset else None
+    found = whole or next((each for each in outbound.beyond if (each.upstream, each.subset) == (service, subset)), None)
+    if found is None:
+        return []
+    return [plain_name(found) if found.plain_endpoints and not found.endpoints else upstream_name(found)]
+
+
+def _reached(outbound: Outbound) -> Mapping[str, Outbound]:
+    """What requests may go to, by service."""
+    return {each.upstream: each for each in outbound.beyond if not each.subset} | {outbound.upstream: outbound}
+
+
+def _http(outbound: Outbound) -> bool:
+    return outbound.protocol in HTTP_PROTOCOLS
+
+
+def _time(field: Duration, seconds: float) -> None:
+    field.FromMilliseconds(round(seconds * 1000))
