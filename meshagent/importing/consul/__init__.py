@@ -1,0 +1,1 @@
+"""Consul's config entries: service-router, -splitter, -resolver, -defaults, -intentions, proxy-defaults, mesh."""

@@ -1,0 +1,1 @@
+"""Istio: VirtualService, DestinationRule, AuthorizationPolicy, PeerAuthentication, ServiceEntry."""

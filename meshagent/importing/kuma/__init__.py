@@ -1,0 +1,1 @@
+"""Kuma: MeshHTTPRoute, MeshTrafficPermission and the policies of traffic."""
