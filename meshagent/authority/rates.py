@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 MOST_KEPT = 10_000  # askers that are remembered; more at once are judged as one
 _OTHERS = "(others)"
-_BURST_SECONDS = 10.0  # how much may be asked at once: what ten seconds bring, but at least three times
+_BURST_SECONDS = 20.0  # how much may be asked at once: what twenty seconds bring, but at least three times
 
 
 @dataclass(slots=True)

@@ -47,7 +47,7 @@ class RateConfig(Model):
     """How often strangers and hosts may ask, a minute. What is over is refused and counted, not written down."""
 
     enrol: int = Field(default=120, ge=1, description="Attempts to join, of all together.")
-    enrol_per_address: int = Field(default=20, ge=1, description="Attempts to join from one address.")
+    enrol_per_address: int = Field(default=30, ge=1, description="Attempts to join from one address.")
     sign_per_host: int = Field(default=600, ge=1, description="Certificates for one host or one Nomad job.")
     requests_per_address: int = Field(default=1200, ge=1, description="Requests of any kind from one address.")
 
