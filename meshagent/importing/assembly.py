@@ -48,6 +48,8 @@ class _Assembly:
         data: Data = {}
         for part in self._alone(name, parts):
             own = _accepted(Service, part.data, {"kind": "service", "name": name}, part)
+            if self._names.shared(name) and own.get("mtls") == "permissive":
+                del own["mtls"]
             _merge(data, own, part, ())
             if own:
                 self._gave(part)
@@ -55,16 +57,19 @@ class _Assembly:
             data = _accepted(Service, data, {"kind": "service", "name": name}, part)
         return Service.model_validate({"name": name, **data}) if data else None
 
+    def _space(self, part: Part) -> str:
+        return self._by_ledger[id(part.fields.ledger)].space
+
     def _alone(self, name: str, parts: list[Part]) -> list[Part]:
         """The parts, without those of another thing that got the same name here."""
         if not (shared := self._names.shared(name)):
             return parts
-        first = parts[0].fields.ledger.thing
+        first = self._space(parts[0]) if parts else ""
         for part in parts:
             part.fields.tell(
                 "changed", f"{' and '.join(shared)} are one service here ({name}): tell them apart with --map"
             )
-        return [part for part in parts if part.fields.ledger.thing == first]
+        return [part for part in parts if self._space(part) == first]
 
     def route(self, name: str, parts: list[Part]) -> Route | None:
         """The rules in order, each with what is said for all; what is said for all gets a rule of its own at the end."""
@@ -90,8 +95,13 @@ class _Assembly:
     def intention(self, name: str, parts: list[Part]) -> Intention | None:
         """All sources of a destination. Of two that say something of one source, the deny counts, else the first."""
         found: dict[str, IntentionSource] = {}
+        shared = self._names.shared(name)
         for part in parts:
-            made = validate(IntentionSource, part.data)
+            if shared:
+                words = f"{' and '.join(shared)} are one service here ({name}): nothing is allowed, use --map"
+                part.fields.tell("changed", words)
+            denied = {"name": part.data["name"], "action": "deny"}
+            made = validate(IntentionSource, denied if shared else part.data)
             if isinstance(made, tuple):
                 words = "; ".join(": ".join(filter(None, (field_text(each.path), each.message))) for each in made)
                 part.fields.tell("changed", f"everything is denied to {part.data['name']}, as our model says: {words}")

@@ -19,7 +19,7 @@ class Names:
         self._given = given
         self._origins: dict[str, set[str]] = {}
 
-    def service(self, fields: Fields, text: str, *, space: str = "", caller: bool = False) -> str | None:
+    def service(self, fields: Fields, text: str, *, space: str = "default", caller: bool = False) -> str | None:
         """Our name of a service in a namespace; None, and a note, where it cannot be one of ours."""
         identity = f"{space}/{text}"
         name = self._given.get(identity, self._given.get(text, text))
@@ -28,7 +28,8 @@ class Names:
         except ValueError:
             fields.tell("left out", f"{text!r} is no name of a service here: say which it is with --map {text}=NAME")
             return None
-        self._origins.setdefault(f"caller {name}" if caller else name, set()).add(identity)
+        if not {identity, text} & self._given.keys():  # what a person maps to one name is meant to be one
+            self._origins.setdefault(f"caller {name}" if caller else name, set()).add(identity)
         return name
 
     def host(self, fields: Fields, text: str, space: str) -> str | None:
@@ -51,6 +52,10 @@ class Names:
         if name is not None:
             fields.tell("changed", f"{text} is read as the service {name} (--map {text}=NAME for another)")
         return name
+
+    def given(self, text: str) -> bool:
+        """Whether a person said what a name means here."""
+        return text in self._given
 
     def shared(self, name: str, *, caller: bool = False) -> tuple[str, ...]:
         """The sources' names that became this one, where they are several."""

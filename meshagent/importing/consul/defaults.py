@@ -19,7 +19,7 @@ _PROTOCOLS = ("http", "http2", "grpc", "tcp")
 
 def service_defaults(source: Source, names: Names) -> Iterator[Part]:
     """Raises Misfit where a value is none that Consul takes."""
-    if (name := names.service(source.whole, source.name)) is None:
+    if (name := names.service(source.whole, source.name, space=source.space)) is None:
         return
     body = source.body
     body.leave(_CALLER, "UpstreamConfig")

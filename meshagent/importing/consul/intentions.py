@@ -20,7 +20,7 @@ def service_intentions(source: Source, names: Names) -> Iterator[Part]:
     target = body.sub("Destination")
     target.ignore("namespace")
     service = target.text("name") or source.name
-    destination = ANY if service == ANY else names.service(source.whole, service)
+    destination = ANY if service == ANY else names.service(source.whole, service, space=source.space)
     body.leave("tokens of end users are not checked here: the application, or a gateway, does that", "JWT")
     guarded = "JWT" in body
     for each in body.each("Sources"):

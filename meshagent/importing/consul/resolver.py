@@ -27,7 +27,7 @@ _POLICIES = {
 
 def service_resolver(source: Source, names: Names, chain: Chain) -> Iterator[Part]:
     """Raises Misfit where a value is none that Consul takes."""
-    if (name := names.service(source.whole, source.name)) is None:
+    if (name := names.service(source.whole, source.name, space=source.space)) is None:
         return
     body = source.body
     subsets = {}

@@ -42,7 +42,7 @@ def foreign(fields: Fields, *names: str) -> bool:
 
 def service_router(source: Source, names: Names, chain: Chain) -> Iterator[Part]:
     """Puts the rules into the chain. What no rule matches goes to the service, as in Consul."""
-    if (name := names.service(source.whole, source.name)) is None:
+    if (name := names.service(source.whole, source.name, space=source.space)) is None:
         return
     found = []
     for each in source.body.each("Routes"):
@@ -147,7 +147,7 @@ def _retry(to: Fields) -> Data:
 
 def service_splitter(source: Source, names: Names, chain: Chain) -> Iterator[Part]:
     """Puts the split into the chain."""
-    if (name := names.service(source.whole, source.name)) is None:
+    if (name := names.service(source.whole, source.name, space=source.space)) is None:
         return
     splits = source.body.each("Splits")
     shares = weights(source.body, "Splits", [each.number("Weight") or 0.0 for each in splits])

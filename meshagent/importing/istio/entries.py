@@ -29,7 +29,7 @@ def service_entry(source: Source, names: Names) -> Iterator[Part]:
     if len(set(given)) > 1:
         body.tell("left out", "a service has one port here: the first one's protocol is taken", "ports")
     for host in hosts:
-        if outside and not host.endswith(".cluster.local"):
+        if outside and not host.endswith(".cluster.local") and not names.given(host):
             words = f"{host} is outside of the mesh: applications call it directly, or through an instance that you register"
             body.tell("left out", words, "hosts")
         elif given and (protocol := _PROTOCOLS.get(given[0].upper())) is None:

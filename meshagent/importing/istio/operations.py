@@ -60,10 +60,8 @@ def _operation(operation: Fields, judged: Judgement) -> list[Clause]:
             closed = True
     methods = _all_of(operation, "methods", _method, judged)
     paths = _all_of(operation, "paths", _path(judged.deny), judged)
-    if (closed and not judged.deny) or methods is None or paths is None:
-        return []
     less, kept = _excluded(operation, judged)
-    if not kept and not judged.deny:
+    if methods is None or paths is None or ((closed or not kept) and not judged.deny):
         return []
     return [Clause(base, tuple(less)) for base in crossed(methods, paths)]
 
@@ -90,16 +88,16 @@ def _named(values: Iterable[str], found: Iterable[Requests | None]) -> str:
 def _excluded(operation: Fields, judged: Judgement) -> tuple[list[Requests], bool]:
     """What notMethods and notPaths name. An ALLOW must lose all of it, a DENY may keep less of it as an exception."""
     less: list[Requests] = []
+    kept = True
     for name, read in (("notMethods", _method), ("notPaths", _path(not judged.deny))):
         values = operation.texts(name)
         found = [read(value) for value in values]
         known = [each for each in found if each is not None]
         if len(known) < len(found):
             judged.lost(operation, name, "an intention cannot say " + _named(values, found))
-            if not judged.deny:
-                return [], False
+            kept = False
         less += known
-    return less, True
+    return less, kept
 
 
 def _method(value: str) -> Requests | None:

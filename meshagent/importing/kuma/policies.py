@@ -41,13 +41,21 @@ def kuma_sources(reading: Reading, file: str) -> Iterator[Source]:
         yield from body_of(tree, file)
 
 
+def _mesh_of(source: Source) -> str:
+    """The name of the mesh that a policy is of."""
+    return str(source.whole.take("mesh") or source.labels.get("kuma.io/mesh") or "default")
+
+
 def kuma_parts(sources: Sequence[Source], names: Names) -> list[Part]:
     """What all policies together give."""
     gathered = Gathered()
     permissions: list[Source] = []
+    first = next((_mesh_of(source) for source in sources if source.kind != "Mesh"), "")
     for source in sources:
         if source.labels.get("kuma.io/effect") == "shadow":
             source.whole.drop(SHADOW, "not imported")
+        elif source.kind != "Mesh" and _mesh_of(source) != first:
+            source.whole.drop(f"is of another mesh than {first}: import each by itself", "not imported")
         elif source.kind == "MeshTrafficPermission":
             permissions.append(source)
         elif converter := _CONVERTERS.get(source.kind):
