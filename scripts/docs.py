@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python looks for modules beside 
 
 from meshagent.cli.main import cli  # noqa: E402 - after the path is set
 from meshagent.config import AgentConfig, setting_keys  # noqa: E402
+from meshagent.config.authority import AuthorityConfig  # noqa: E402
 from meshagent.model.kinds import KINDS  # noqa: E402
 from meshagent.model.names import Model, format_duration  # noqa: E402
 from meshagent.model.service import ServiceDefinition  # noqa: E402
@@ -59,7 +60,7 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def configuration_page() -> str:
-    """Every key of agent.yaml."""
+    """Every key of agent.yaml and of authority.yaml."""
     lines = [
         MADE,
         "# Configuration keys\n",
@@ -71,7 +72,20 @@ def configuration_page() -> str:
     for key, field in _settings(AgentConfig):
         variable = f"`MESHAGENT_{key.replace('.', '_').upper()}`" if key in settable else ""
         lines.append(f"| `{key}` | {variable} | {_default(field)} | {_cell(field.description or '')} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_authority_keys()]) + "\n"
+
+
+def _authority_keys() -> list[str]:
+    return [
+        "\n# Keys of authority.yaml\n",
+        "What they mean together is in [the signing authority](../authority.md). No environment variable sets them.\n",
+        "| key | default | meaning |",
+        "|---|---|---|",
+        *(
+            f"| `{key}` | {_default(field)} | {_cell(field.description or '')} |"
+            for key, field in _settings(AuthorityConfig)
+        ),
+    ]
 
 
 def _settings(model: type[Model], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(file_okay=False, path_type=Path)
-_settings = click.option("--authority-config", "file", type=_FILE, metavar="FILE", help="The authority's settings.")
+_settings = click.option("--authority", "file", type=_FILE, metavar="FILE", help="The authority's settings.")
 _root = click.option("--root", type=_DIRECTORY, metavar="DIR", help="The directory of the root; else the authority's.")
 _passphrase = click.option(
     "--passphrase-file", type=_FILE, metavar="FILE", help="File (0600) with the passphrase; else it is asked for."

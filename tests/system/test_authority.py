@@ -51,7 +51,7 @@ async def second(made: World, name: str = "a2") -> Daemon:
 
 
 async def sign_second(made: World, daemon: Daemon) -> None:
-    words = ("ca", "root", "sign", daemon.name, "--authority-config", str(made.daemons[0].file))
+    words = ("ca", "root", "sign", daemon.name, "--authority", str(made.daemons[0].file))
     code, _, errors = await command(*words)
     assert code == 2, "without a terminal nobody can say that it is the right key"
     found = re.search(r"--fingerprint (sha256:[0-9a-f]{64})", errors)
@@ -151,7 +151,7 @@ async def test_the_root_is_moved_off_the_machine_and_back_and_the_authority_sign
         host, root = await made.join("vm-1", "web"), made.root
         secret, file = made.folder / "passphrase", made.folder / "root-on-a-stick.pem"
         write_private(secret, f"{PASSPHRASE}\n".encode())
-        at = ("--authority-config", str(daemon.file), "--passphrase-file", str(secret))
+        at = ("--authority", str(daemon.file), "--passphrase-file", str(secret))
         code, out, errors = await command("ca", "root", "export", str(file), "--remove", *at)
         assert code == 0, errors
         text = file.read_text()
