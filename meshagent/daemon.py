@@ -98,7 +98,7 @@ class Daemon:
         )
         self.envoy = EnvoyProcess(data, settings, path=config.envoy.path, concurrency=config.envoy.concurrency)
         self._host = Host(config.host.name, config.host.address, config.host.region)
-        self.converger = Converger(self._host, Settings(str(data / "access.log")), cache_, _now)
+        self.converger = Converger(self._host, Settings(str(data / "access.log"), config.ca.ttl), cache_, _now)
         self.roster = Roster(data / "services.json", config.host.address, config.inbound_port, self._roster_changed)
         self.health = HealthChecks(self.roster.set_health)
         watching = Watching(

@@ -18,7 +18,6 @@ from meshagent.translate.accesslog import access_log
 from meshagent.translate.extras import extra_places
 from meshagent.translate.settings import Settings, pack
 
-_INBOUND_MAX_AGE_SECONDS = 3600  # an identity is proven when a connection is made; bounded by the longest usual TTL
 # Headers that only a sidecar may set (facts/security.md, findings 7 and 9; attack test 6). One expression: a mutation for
 # each prefix and name costs 1 to 2 % of a request more.
 _OWN_HEADERS = "x-(envoy-.*|mesh-.*|forwarded-for|real-ip)"
@@ -30,7 +29,7 @@ def inbound_manager(
     """Towards the mesh: normalised, bounded, nothing believed that the peer cannot prove. The caller adds the routes."""
     manager = _manager(stat_prefix, filters)
     manager.common_http_protocol_options.headers_with_underscores_action = HttpProtocolOptions.REJECT_REQUEST
-    manager.common_http_protocol_options.max_connection_duration.FromSeconds(_INBOUND_MAX_AGE_SECONDS)
+    manager.common_http_protocol_options.max_connection_duration.FromTimedelta(settings.longest_connection)
     manager.generate_request_id.value = False
     _normalise(manager)
     manager.strip_trailing_host_dot = True
