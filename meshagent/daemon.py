@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Never
@@ -29,6 +30,7 @@ from meshagent.agent.roster import Place, Registered, Roster
 from meshagent.agent.served import Served
 from meshagent.agent.snapshots import Snapshots
 from meshagent.agent.upstreams import Upstreams
+from meshagent.agent.vetoes import ForeignIntentions
 from meshagent.agent.watching import Watching
 from meshagent.api.listen import serving
 from meshagent.ca import open_authority
@@ -57,6 +59,7 @@ from meshagent.xds.server import XdsServer
 
 _log = structlog.get_logger("meshagent")
 _RETRY_REJECTED_SECONDS = 5.0
+_ROOTS_EVERY = (30.0, 60.0)
 _SHORTEST_DRAIN_SECONDS = 0.1
 
 
@@ -90,7 +93,9 @@ class Daemon:
         self.store = LazyStore(self._open_store)
         self._trust = load_signing(config).trust
         self.keys = Keys(signed=bool(self._trust))
-        self.catalog = catalog_at(config.store, access_of(config), self.store, self.keys)
+        connect = config.ca.provider == "consul"  # Consul says who is who, so its own proxies and intentions count too
+        self.catalog = catalog_at(config.store, access_of(config), self.store, self.keys, native=connect)
+        self._foreign = self._foreign_intentions() if connect else None
         cache_ = Cache()
         self.xds = XdsServer(cache_)
         settings = BootstrapSettings(
@@ -99,7 +104,9 @@ class Daemon:
         self.envoy = EnvoyProcess(data, settings, path=config.envoy.path, concurrency=config.envoy.concurrency)
         self._host = Host(config.host.name, config.host.address, config.host.region)
         self.converger = Converger(self._host, Settings(str(data / "access.log"), config.ca.ttl), cache_, _now)
-        self.roster = Roster(data / "services.json", config.host.address, config.inbound_port, self._roster_changed)
+        self.roster = Roster(
+            data / "services.json", config.host.address, config.inbound_port, self._roster_changed, apart=connect
+        )
         self.health = HealthChecks(self.roster.set_health)
         watching = Watching(
             self.store, self.keys, self._last_good, self._world_changed, _now, self._trust, config.host.address
@@ -148,6 +155,8 @@ class Daemon:
                 task.cancel()
         await self.xds.stop(0.1)
         await self._authority.close()
+        if self._foreign:
+            await self._foreign.close()
         await self.catalog.close()
         await self.store.close()
         _log.info("agent_stopped")
@@ -170,6 +179,7 @@ class Daemon:
             self._found(),
             self._retry_rejected(),
             self._retire(),
+            *([self._foreign.run(), self._follow_roots()] if self._foreign else []),
             self._serve_api(),
             tell_log(data / "envoy.log", self.envoy.admin),
             tell_requests(data / "access.log", self.envoy.admin),
@@ -179,7 +189,14 @@ class Daemon:
 
     def _world_changed(self, world: World) -> None:
         self._authority.world_changed(world)
-        self.operations.world_changed(world)
+        self.operations.world_changed(self._under_vetoes(world))
+
+    def _under_vetoes(self, world: World) -> World:
+        return replace(world, vetoes=self._foreign.now) if self._foreign else world
+
+    def _foreign_changed(self) -> None:
+        if self.converger.world:
+            self.operations.world_changed(self._under_vetoes(self.converger.world))
 
     def _identities_changed(self, svids: Any) -> None:
         self.converger.offer(svids=svids)
@@ -187,6 +204,8 @@ class Daemon:
 
     def _roster_changed(self) -> None:
         self.health.follow({place: each.definition.checks for place, each in self.roster.registered.items()})
+        if self._foreign:
+            self._foreign.want(self.roster.interest().services)
         self.operations.roster_changed()
 
     async def _active(self, each: Registered) -> int:
@@ -207,7 +226,7 @@ class Daemon:
         if not self._last_good:
             return
         locals_ = self.roster.locals(self._last_good)
-        view = resolve(self._last_good, self._host, locals_, None, _now())
+        view = resolve(self._under_vetoes(self._last_good), self._host, locals_, None, _now())
         self.converger.remember(with_cuts(view, self._cuts))
         self._world_changed(self._last_good)
         _log.info("snapshot_restored", revision=self._last_good.revision)
@@ -261,8 +280,26 @@ class Daemon:
     def _open_authority(self, trust_domain: str) -> Authority:
         ca = self._config.ca
         return open_authority(
-            ca.provider, ca_settings(self._config), trust_domain=trust_domain, data_dir=self._config.data_dir, clock=_now
+            ca.provider,
+            ca_settings(self._config),
+            trust_domain=trust_domain,
+            data_dir=self._config.data_dir,
+            clock=_now,
         )
+
+    async def _follow_roots(self) -> Never:
+        """Consul changes its roots when it sees fit; each new one has to be believed by all before the old one goes."""
+        while True:
+            await asyncio.sleep(random.uniform(*_ROOTS_EVERY))  # noqa: S311 - jitter
+            await self._found()
+
+    def _foreign_intentions(self) -> ForeignIntentions:
+        from meshagent.ca.consul import open_client
+        from meshagent.catalog.consul_intentions import ConsulIntentions
+
+        settings = ca_settings(self._config)
+        path = self._config.data_dir / "consul-intentions.json"
+        return ForeignIntentions(ConsulIntentions(lambda: open_client(settings)), path, self._foreign_changed)
 
     async def _retry_rejected(self) -> Never:
         """A port that was taken may be free by now; and what went wrong without a push is reported."""

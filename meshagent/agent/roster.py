@@ -172,6 +172,8 @@ class Roster:
         ):
             return self._inbound_port
         taken = {each.mtls_port for each in self._registered.values()}
+        for other in (definition, *(each.definition for each in self._registered.values())):
+            taken |= {other.port, *(upstream.local_port for upstream in other.upstreams if upstream.local_port)}
         for port in range(self._inbound_port + 1, self._inbound_port + 1 + _MORE_PORTS):
             if port not in taken and _is_free(self._address, port):
                 return port

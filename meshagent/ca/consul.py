@@ -220,6 +220,10 @@ def open_authority(
     Consul has a trust domain of its own, whatever the mesh's is.
     """
     del trust_domain, data_dir
+    return ConsulAuthority(_checked(settings), clock)
+
+
+def _checked(settings: Mapping[str, object]) -> ConsulSettings:
     read = read_settings("consul", ConsulSettings, settings)
     address = parse_url(read.address, tls=read.tls)
     if not address.tls and not all(_is_loopback(urlsplit(url).hostname or "") for url in address.urls):
@@ -227,7 +231,13 @@ def open_authority(
             f"ca.address {read.address} is another machine without TLS: whoever listens gets the private keys",
             next_step="name the Consul agent of this host (consul://127.0.0.1:8500), or use ?tls=true",
         )
-    return ConsulAuthority(read, clock)
+    return read
+
+
+def open_client(settings: Mapping[str, object]) -> Consul:
+    """A client of the Consul agent that the settings name, for what else it knows. Raises UsageProblem, StoreDenied."""
+    read = _checked(settings)
+    return open_consul(read.address, read)
 
 
 def _is_loopback(host: str) -> bool:

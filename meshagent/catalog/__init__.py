@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from datetime import timedelta
-from typing import cast
+from typing import Protocol, cast
 
 from meshagent.catalog.base import Catalog
 from meshagent.wire.credentials import ConsulCredentials
@@ -17,13 +16,21 @@ from meshagent.wire.credentials import ConsulCredentials
 CATALOGS: dict[str, str] = {"consul": "meshagent.catalog.consul:open_url"}
 
 
-def open_catalog(url: str, access: ConsulCredentials, ttl: timedelta) -> Catalog | None:
-    """The catalog of the store at the URL; None when that has none of its own. Nothing is sent yet."""
+class Opener(Protocol):
+    """What a catalog's module offers."""
+
+    def __call__(self, url: str, access: ConsulCredentials, ttl: timedelta, *, native: bool) -> Catalog:
+        """As `open_catalog`."""
+
+
+def open_catalog(url: str, access: ConsulCredentials, ttl: timedelta, *, native: bool = False) -> Catalog | None:
+    """The catalog of the store at the URL; None when that has none of its own. Nothing is sent yet.
+
+    `native`: with what stands behind the proxies of its server's own mesh.
+    """
     scheme = url.partition("://")[0]
     if scheme not in CATALOGS:
         return None
     module, _, opener = CATALOGS[scheme].partition(":")
-    opens = cast(
-        "Callable[[str, ConsulCredentials, timedelta], Catalog]", getattr(importlib.import_module(module), opener)
-    )
-    return opens(url, access, ttl)
+    opens = cast("Opener", getattr(importlib.import_module(module), opener))
+    return opens(url, access, ttl, native=native)

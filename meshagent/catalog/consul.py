@@ -7,9 +7,11 @@ check with what it says already writes nothing; an agent that is asked to feed a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 from urllib.parse import quote
 
 from meshagent.catalog.base import Listing, Offer
@@ -21,24 +23,26 @@ from meshagent.wire.consul import Answer, Consul, open_consul
 from meshagent.wire.credentials import ConsulCredentials
 
 _OK = 200
+_SERVICE, _CONNECT = "/v1/health/service/", "/v1/health/connect/"
 _AT_ONCE = 16
 
 
-def open_url(url: str, access: ConsulCredentials, ttl: timedelta) -> ConsulCatalog:
+def open_url(url: str, access: ConsulCredentials, ttl: timedelta, *, native: bool = False) -> ConsulCatalog:
     """The catalog of the Consul at the URL. Opened on first use, which raises UsageProblem and StoreDenied."""
-    return ConsulCatalog(lambda: open_consul(url, access), ttl)
+    return ConsulCatalog(lambda: open_consul(url, access), ttl, native=native)
 
 
 class ConsulCatalog:
     """A `Catalog` in Consul. Belongs to the event loop that it is first used on.
 
     The agent that answers holds the registrations; when another one has to be asked, they are made again there, and
-    those that the first one shows go critical by themselves.
+    those that the first one shows go critical by themselves. `native`: proxies of Consul's own are listed too.
     """
 
-    def __init__(self, opener: Callable[[], Consul], ttl: timedelta) -> None:
+    def __init__(self, opener: Callable[[], Consul], ttl: timedelta, *, native: bool = False) -> None:
         self._opener = opener
         self._ttl = ttl
+        self._places = (_SERVICE, _CONNECT) if native else (_SERVICE,)
         self._consul: Consul | None = None
         self._registered: dict[str, Offer] = {}
         self._queues: set[asyncio.Queue[Listing | MeshError | None]] = set()
@@ -77,7 +81,8 @@ class ConsulCatalog:
         """As Catalog.read. Of all services, those that could be in a mesh: one call each."""
         if service:
             consul = self._opened()
-            return (await _seen(consul, _listing(service, await consul.get(_path(service))), 1),)
+            answers = [await consul.get(_path(place, service)) for place in self._places]
+            return (await _seen(consul, _listing(service, answers), 1),)
         answer = await self._opened().get("/v1/catalog/services")
         names = sorted(name for name in _required(answer, "list services").json() if _may_be_in_a_mesh(name))
         turns = asyncio.Semaphore(_AT_ONCE)
@@ -93,7 +98,7 @@ class ConsulCatalog:
         """As Catalog.watch: one blocking query for each service, which are all that is asked."""
         queue: asyncio.Queue[Listing | MeshError | None] = asyncio.Queue()
         consul = self._opened()
-        tasks = [asyncio.create_task(_follow(consul, name, queue)) for name in sorted(set(services))]
+        tasks = [asyncio.create_task(_follow(consul, self._places, name, queue)) for name in sorted(set(services))]
         self._queues.add(queue)
         try:
             while (news := await queue.get()) is not None:
@@ -132,18 +137,49 @@ class ConsulCatalog:
             )
 
 
-async def _follow(consul: Consul, service: str, queue: asyncio.Queue[Listing | MeshError | None]) -> None:
+async def _follow(
+    consul: Consul, places: Sequence[str], service: str, queue: asyncio.Queue[Listing | MeshError | None]
+) -> None:
     """Put each new listing of the service into the queue; at the end, why."""
     end: MeshError | None = None
     try:
         known = 1
-        async for answer in consul.follow(_path(service)):
-            listing = await _seen(consul, _listing(service, answer), known)
-            known = len(listing.instances)
-            queue.put_nowait(listing)
+        async with aclosing(_newest(consul, [_path(place, service) for place in places])) as found:
+            async for answers in found:
+                listing = await _seen(consul, _listing(service, answers), known)
+                known = len(listing.instances)
+                queue.put_nowait(listing)
     except (StoreDenied, StoreUnavailable) as error:
         end = error
     queue.put_nowait(end)
+
+
+async def _newest(consul: Consul, paths: Sequence[str]) -> AsyncGenerator[list[Answer], None]:
+    """The answers of all paths, as soon as there is one of each and then each time that one is new."""
+    news: asyncio.Queue[tuple[str, Answer] | MeshError | None] = asyncio.Queue()
+
+    async def follow(path: str) -> None:
+        end: MeshError | None = None
+        try:
+            async for answer in consul.follow(path):
+                news.put_nowait((path, answer))
+        except (StoreDenied, StoreUnavailable) as error:
+            end = error
+        news.put_nowait(end)
+
+    newest: dict[str, Answer] = {}
+    tasks = [asyncio.create_task(follow(path)) for path in paths]
+    try:
+        while (told := await news.get()) is not None:
+            if isinstance(told, MeshError):
+                raise told
+            newest[told[0]] = told[1]
+            if len(newest) == len(paths):
+                yield [newest[path] for path in paths]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _seen(consul: Consul, listing: Listing, known: int) -> Listing:
@@ -167,18 +203,22 @@ def _hidden(service: str) -> StoreDenied:
     )
 
 
-def _path(service: str) -> str:
-    return f"/v1/health/service/{quote(service)}"
+def _path(place: str, service: str) -> str:
+    return f"{place}{quote(service)}"
 
 
-def _listing(service: str, answer: Answer) -> Listing:
-    """The listing in an answer. Raises StoreDenied for one that hides something, StoreUnavailable for none."""
+def _listing(service: str, answers: Sequence[Answer]) -> Listing:
+    """The listing in the answers. Raises StoreDenied for one that hides something, StoreUnavailable for none."""
+    return listing_of(service, *(_entries(service, answer) for answer in answers))
+
+
+def _entries(service: str, answer: Answer) -> list[Mapping[str, Any]]:
     entries = _required(answer, f"list {service}").json()
     if answer.filtered:
         raise _hidden(service)
     if not isinstance(entries, list):
         raise StoreUnavailable(f"Consul's answer for {service} is not a list.", next_step="See what answers there.")
-    return listing_of(service, entries)
+    return entries
 
 
 def _required(answer: Answer, what: str) -> Answer:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -94,18 +94,30 @@ def meta_of(instance: Instance) -> dict[str, str]:
     return meta
 
 
-def listing_of(service: str, entries: Iterable[Mapping[str, Any]]) -> Listing:
-    """All of a service, from the answer of the health endpoint. Pure trust in nothing: each entry is checked."""
+def listing_of(
+    service: str, entries: Iterable[Mapping[str, Any]], connected: Iterable[Mapping[str, Any]] = ()
+) -> Listing:
+    """All of a service, from the answers of the health endpoints. Pure trust in nothing: each entry is checked.
+
+    `connected` are the proxies of the service, of which those that are not ours count; what stands behind one of them is
+    not called in plain text as well.
+    """
     found: dict[tuple[str, str, str, int], Instance] = {}
     problems: dict[str, str] = {}
-    for entry in entries:
+    hidden: set[tuple[str, str]] = set()
+    sorts = ((_native_of, connected), (instance_of, entries))
+    for read, entry in ((read, entry) for read, rows in sorts for entry in rows):
         place = f"consul/{service}"
         try:
             place = f"consul/{entry['Node']['Node']}/{entry['Service']['ID']}"
-            instance = instance_of(service, entry)
+            instance = read(service, entry)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             problems[place] = f"{_reason(error)}: this instance is not called"
             continue
+        if instance is None or (instance.plain and not instance.native and (instance.host, instance.id) in hidden):
+            continue
+        if instance.native:
+            hidden.add((instance.host, _behind(entry)))
         key = (instance.host, instance.id, instance.address, instance.port)
         if key not in found or found[key].health != "passing":  # an agent of Consul that was left may still show it
             found[key] = instance
@@ -115,7 +127,7 @@ def listing_of(service: str, entries: Iterable[Mapping[str, Any]]) -> Listing:
 def instance_of(service: str, entry: Mapping[str, Any]) -> Instance:
     """One entry of the health endpoint. Raises ValueError, KeyError or TypeError for one that is not an instance."""
     told, checks = entry["Service"], entry["Checks"]
-    health = "failing" if any(check["Status"] == "critical" for check in checks) else "passing"
+    health = _health_of(checks)
     if told["Service"] != service or told.get("Kind"):
         raise ValueError(f"is not a plain instance of {service}")
     meta = dict(told.get("Meta") or {})
@@ -170,6 +182,27 @@ def _foreign(service: str, entry: Mapping[str, Any], health: str, meta: dict[str
             "plain": True,
         }
     )
+
+
+def _native_of(service: str, entry: Mapping[str, Any]) -> Instance | None:
+    """One entry of the endpoint of proxies: mTLS by Consul's CA. None for a proxy of ours, which its service tells of."""
+    told = entry["Service"]
+    if _OURS in (told.get("Meta") or {}):
+        return None
+    proxied = told["Proxy"]["DestinationServiceName"] if told.get("Kind") == "connect-proxy" else told["Service"]
+    if proxied != service or told.get("Kind") not in ("connect-proxy", "", None):
+        raise ValueError(f"is not a proxy of {service}")
+    return _foreign(service, entry, _health_of(entry["Checks"]), {}).model_copy(update={"native": True})
+
+
+def _behind(entry: Mapping[str, Any]) -> str:
+    """The instance that a proxy stands before, or that takes mTLS itself."""
+    told = entry["Service"]
+    return _name_of((told.get("Proxy") or {}).get("DestinationServiceID") or told["ID"])
+
+
+def _health_of(checks: Iterable[Mapping[str, Any]]) -> Literal["passing", "failing"]:
+    return "failing" if any(check["Status"] == "critical" for check in checks) else "passing"
 
 
 def _name_of(text: str) -> str:

@@ -6,6 +6,7 @@ holds where none matches follows Consul's ACL default, which only `intentions/ch
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 from meshagent.errors import StoreDenied, StoreUnavailable
 from meshagent.model.names import ANY, check_service_name
 from meshagent.model.veto import NOBODY_MAY, Veto
-from meshagent.wire.consul import Answer, Consul
+from meshagent.wire.consul import DEADLINE, WAIT, Answer, Consul, deadline_of
 
 _OK = 200
+_SHORTEST_ROUND = 0.05
+_ROUND_WITHOUT_INDEX = 1.0  # while there is no intention at all, 1.8 gives no index to wait for (measured)
 _DEFAULT = ("", "default")  # the only namespace of Consul's that our services can be in
 
 
@@ -27,11 +30,19 @@ class ConsulIntentions:
         self._consul: Consul | None = None
 
     async def follow(self, service: str) -> AsyncIterator[Veto]:
-        """Who may call the service, now and after each change, for ever. Raises StoreDenied; ends when closed."""
-        consul = self._opened()
+        """Who may call the service, now and after each change, for ever. Raises StoreDenied and StoreUnavailable."""
         asked = {"by": "destination", "name": service}
-        async for answer in consul.follow("/v1/connect/intentions/match", asked):
-            yield veto_of(_listed(answer, service), default=await self._default(service))
+        index, told = 0, None
+        while True:
+            waits = {"index": str(index), "wait": f"{WAIT:g}s"} if index else {}
+            deadline = deadline_of(WAIT) if index else DEADLINE
+            answer = await self._opened().get("/v1/connect/intentions/match", asked | waits, deadline=deadline)
+            veto = veto_of(_listed(answer, service), default=await self._default(service))
+            if veto != told:
+                told = veto
+                yield veto
+            index = answer.index if answer.index >= index else 0
+            await asyncio.sleep(_SHORTEST_ROUND if index else _ROUND_WITHOUT_INDEX)
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -52,6 +52,8 @@ def ca_settings(config: AgentConfig) -> dict[str, Any]:
     return {"address": config.store, **{name: path for name, path in access.items() if path}, **settings}
 
 
-def catalog_at(url: str, access: ConsulCredentials, store: Store, keys: Keys, ttl: timedelta = TTL) -> Catalog:
+def catalog_at(
+    url: str, access: ConsulCredentials, store: Store, keys: Keys, ttl: timedelta = TTL, *, native: bool = False
+) -> Catalog:
     """The catalog that belongs to the store at the URL. Raises UsageProblem for a URL that cannot be used."""
-    return open_catalog(url, access, ttl) or StoreCatalog(store, keys)
+    return open_catalog(url, access, ttl, native=native) or StoreCatalog(store, keys)

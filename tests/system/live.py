@@ -21,6 +21,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from meshagent.ca.base import Authority
 from meshagent.ca.builtin import open_builtin
 from meshagent.model.kinds import KINDS
 from meshagent.model.mesh import Mesh
@@ -233,10 +234,11 @@ class LiveMesh:
             self.store = await open_store(self.url, self.access)
         return agent
 
-    async def found(self) -> None:
-        """Set the mesh up in a store that no agent sets up by itself."""
+    async def found(self, authority: Authority | None = None) -> None:
+        """Set the mesh up in a store that no agent sets up by itself, with the roots of the builtin CA or another."""
         self.store = await open_store(self.url, self.access)
-        authority = open_builtin(self.directory / "ca", TRUST_DOMAIN, clock=lambda: datetime.now(UTC))
+        if authority is None:
+            authority = open_builtin(self.directory / "ca", TRUST_DOMAIN, clock=lambda: datetime.now(UTC))
         await lay_foundation(self.store, KEYS, Mesh(), await authority.bundle(), Author("test", datetime.now(UTC)))
 
     async def apply(self, *documents: dict) -> int:
@@ -274,7 +276,7 @@ class LiveMesh:
 
 
 @asynccontextmanager
-async def live_mesh(ttl: str = "1h", url: str = "", access: Access | None = None):
+async def live_mesh(ttl: str = "1h", url: str = "", access: Access | None = None, authority: Authority | None = None):
     """A mesh in a directory of its own, in the store at `url` (an SQLite file of its own unless told).
 
     When the test fails, its logs stay under test-artifacts/.
@@ -283,7 +285,7 @@ async def live_mesh(ttl: str = "1h", url: str = "", access: Access | None = None
     mesh = LiveMesh(directory, ttl, url, access)
     try:
         if url:
-            await mesh.found()
+            await mesh.found(authority)
         yield mesh
     except BaseException:
         keep_evidence(mesh)
