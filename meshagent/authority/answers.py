@@ -67,6 +67,7 @@ class Answers:
         self._config = config
         rates = config.rate_limits
         self._enrol, self._enrol_each = Rate(rates.enrol), Rate(rates.enrol_per_address)
+        self._strangers = Rate(rates.enrol_per_address)
         self._sign_each, self._each = Rate(rates.sign_per_host), Rate(rates.requests_per_address)
         self._workloads = Workloads(config.nomad, self._tools.clock, self._tools.ticks)
 
@@ -75,10 +76,11 @@ class Answers:
         self._take(self._each, address)
 
     async def peer(self, certificate: bytes | None, address: str) -> Peer:
-        """The host at the other end. Raises CertificateRefused (attack 42)."""
+        """The host at the other end. Raises CertificateRefused (attack 42), and TooOften for a flood of strangers."""
         try:
             return peer_of(certificate, self._domain(), self._tools.clock())
         except CertificateRefused as error:
+            self._take(self._strangers, address)
             await self._refused("", error, Asker("", address), "peer")
             raise
 
@@ -153,6 +155,7 @@ class Answers:
         try:
             workload = await self._workloads.judge(token)
         except CertificateRefused as error:
+            self._take(self._strangers, address)
             await self._refused(request.spiffe_id, error, Asker("nomad", address), "jwt")
             raise
         self._take(self._sign_each, workload.name)

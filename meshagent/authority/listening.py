@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import ssl
 from collections.abc import Iterable
@@ -20,6 +21,14 @@ LONGEST_CONNECTION = 30.0  # seconds from the first byte to the end, whatever is
 MOST_CONNECTIONS = 2000
 _STOP_SECONDS, _SHUTDOWN_SECONDS = 5.0, 2.0
 _BACKLOG = 512
+_DESCRIPTORS = 16_384
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have as many connections as the system allows it: by default a flood of 1024 would fill it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def opened(place: str) -> socket.socket:

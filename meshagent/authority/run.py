@@ -16,7 +16,7 @@ from meshagent.authority.answers import Answers, Tools
 from meshagent.authority.app import make_app, metrics_app
 from meshagent.authority.following import Following
 from meshagent.authority.ledger import Reading, load_ledger
-from meshagent.authority.listening import Listening, opened
+from meshagent.authority.listening import Listening, opened, raise_descriptor_limit
 from meshagent.authority.metrics import Metrics
 from meshagent.authority.publishing import publish, publish_root
 from meshagent.authority.signatory import Signatory
@@ -41,6 +41,7 @@ _RELOADED = ("max_ttl", "host_ttl", "rate_limits", "nomad", "store_for_hosts")
 async def run(config: AuthorityConfig, reload: Callable[[], AuthorityConfig]) -> int:
     """Run the authority until SIGTERM or SIGINT. `reload` reads its settings again. Raises MeshError when it cannot start."""
     set_up_log(config.log_level)
+    raise_descriptor_limit()
     try:
         with locked(private_dir(config.data_dir) / "authority.lock", wait_seconds=0):
             await AuthorityDaemon(config, reload).serve()

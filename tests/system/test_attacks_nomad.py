@@ -89,12 +89,13 @@ def hand_made(header: dict, secret: bytes = b"") -> str:
 
 
 @asynccontextmanager
-async def nomad_world(**more: object):
+async def nomad_world(strangers: int = 1000):
     nomad = Nomad()
     server = await asyncio.start_server(nomad.serve, "127.0.0.1", nomad.port)
     async with server, world() as made:
         url = f"http://127.0.0.1:{nomad.port}/.well-known/jwks.json"
-        daemon = await made.found(nomad={"jwks_url": url, "rules": RULES, **more})
+        rates = {"enrol_per_address": strangers}
+        daemon = await made.found(nomad={"jwks_url": url, "rules": RULES}, rate_limits=rates)
         await daemon.start()
         yield nomad, made, daemon
 
@@ -155,6 +156,15 @@ async def test_attack_41_jwt():
         assert lines[0]["by"] == "nomad:default/shop/web"
         text = (daemon.folder / "log").read_text() + json.dumps(lines)
         assert not [case for case, shown in bad.items() if len(shown) > 10 and shown in text], "tokens stay out of logs"
+
+
+async def test_attack_41_a_flood_of_nonsense_is_cut_off_and_good_workloads_are_not():
+    async with nomad_world(strangers=12) as (_, made, daemon):
+        flood = (signed(made, daemon, token(aud="other")) for _ in range(20))
+        outcomes = await asyncio.gather(*flood, return_exceptions=True)
+        assert len([each for each in outcomes if isinstance(each, AuthorityUnavailable)]) >= 14
+        assert len(daemon.audit()) <= 6, "it does not fill the disk"
+        assert await signed(made, daemon, token()) == [svc("web")]
 
 
 async def test_attack_41_a_key_that_nomad_rotated():

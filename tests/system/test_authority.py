@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from meshagent.ca.authority_calls import Calls, known_by
-from meshagent.ca.x509 import accept, new_key_and_csr
+from meshagent.ca.x509 import accept, accept_host, new_key_and_csr
 from meshagent.errors import AuthorityUnavailable, CertificateRefused
 from meshagent.model.identity import TrustBundle
 from meshagent.model.mesh import Mesh
@@ -21,7 +22,7 @@ from meshagent.state.enrolment import SignerRecord
 from meshagent.state.foundation import lay_foundation
 from meshagent.state.records import decode
 from meshagent.store.base import Delete
-from tests.servers import either
+from tests.servers import either, openbao
 from tests.servers.openssl import openssl_root
 from tests.system.authorities import DOMAIN, KEYS, Daemon, Host, World, asked, author, csr, leaf_of, now, svc, world
 from tests.system.test_attacks_authority import enrolled
@@ -232,6 +233,42 @@ async def test_one_data_directory_is_one_authority_and_its_files_are_closed_to_o
             assert path.stat().st_mode & 0o077 == 0, path
         arguments = Path(f"/proc/{daemon.process.pid}/cmdline").read_text() if daemon.process else ""
         assert "authority" in arguments and "PRIVATE" not in arguments
+
+
+async def test_an_intermediate_from_the_pki_engine_of_vault():
+    async with world() as made:
+        with openbao.server() as vault:
+            mount = await asyncio.to_thread(vault.pki, DOMAIN, ())
+            root = vault.call("GET", f"{mount}-root/cert/ca", token="")["data"]["certificate"]
+            write_private(made.folder / "vault.token", openbao.ROOT_TOKEN.encode())
+            issuer = {"provider": "vault", "address": vault.address, "mount": mount}
+            daemon = made.daemon("a1", issuer=issuer | {"token_file": str(made.folder / "vault.token")})
+            async with made.store() as store:
+                bundle = TrustBundle(((DOMAIN, (root,)),))
+                await lay_foundation(store, KEYS, Mesh(trust_domain=DOMAIN), bundle, author())
+            await daemon.start()
+        calls = Calls((daemon.address,), lambda: known_by(root, DOMAIN))
+        key, request = new_key_and_csr()
+        body = {"token": await made.token("vm-1"), "host": "vm-1", "csr": request.decode()}
+        answer = await calls.post("/v1/enrol", body)
+        accept_host(answer["chain"].encode(), key, "vm-1", bundle, DOMAIN, now())
+        assert answer["chain"].count("BEGIN CERTIFICATE") == 3, "ours, Vault's, and the host's below both"
+
+
+async def test_whom_the_mesh_believes_is_told():
+    async with world() as made:
+        daemon = await made.found()
+        await daemon.start()
+        other = await second(made)
+        code, out, errors = await command("ca", "status", "--store", made.url, "--output", "json")
+        assert code == 0, errors
+        told = json.loads(out)
+        assert [each["state"] for each in told["roots"]] == ["trusted"]
+        assert told["roots"][0]["fingerprint"] == made.line("x").fingerprint
+        assert [(each["name"], bool(each["ends_at"])) for each in told["authorities"]] == [("a1", True), ("a2", False)]
+        code, out, _ = await command("ca", "roots", "--store", made.url)
+        assert (code, out) == (0, made.root)
+        assert other.address in (await command("ca", "status", "--store", made.url))[1]
 
 
 async def test_an_intermediate_from_a_program_that_holds_the_root_elsewhere():
