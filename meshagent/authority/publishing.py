@@ -51,7 +51,7 @@ async def publish_root(store: Store, keys: Keys, root: Issuer, ledger: Ledger) -
 
 def same(shown: SignerRecord, ours: SignerRecord) -> bool:
     """Whether what is shown is what we are, whenever it was written and however the request was signed."""
-    mine, theirs = ((each.address, each.intermediate, each.fingerprint) for each in (ours, shown))
+    mine, theirs = ((each.address, each.intermediate, each.fingerprint, key_of(each.csr)) for each in (ours, shown))
     return mine == theirs
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshagent.authority.intermediate import Intermediate, cut, intermediate_key, keep_chain
+from meshagent.authority.founding import found_authority
+from meshagent.authority.intermediate import Intermediate
 from meshagent.authority.signatory import Asker, Signatory, key_digest
 from meshagent.ca.host_identity import ROOTS_FILE, host_key, keep_host
-from meshagent.ca.issuance import to_pem
-from meshagent.ca.root_files import create_root, load_root
+from meshagent.ca.issuance import LONGEST_TTL
 from meshagent.ca.x509 import host_id
 from meshagent.cli.mesh import OpenMesh, author, now_utc
 from meshagent.cli.session import Session
@@ -55,12 +55,8 @@ def make_authority(session: Session, trust_domain: str, address: str | None) -> 
     path = session.config_path().with_name(FILE)
     older_settings(path)
     config = load_authority_config(path if path.exists() else None, {"store": session.store_url(), "address": address})
-    directory, now = private_dir(config.data_dir), now_utc()
-    private_dir(config.root_dir)
-    root = load_root(config.root_dir) or create_root(config.root_dir, trust_domain, now, path_length=1)
-    intermediate = cut(intermediate_key(directory), config.name, trust_domain, root, now)
-    keep_chain(directory, intermediate)
-    return FirstAuthority(config, intermediate, to_pem(root.certificate).decode(), trust_domain)
+    founded = found_authority(config, trust_domain, now_utc())
+    return FirstAuthority(config, founded.intermediate, founded.root_pem, trust_domain)
 
 
 async def publish(session: Session, mesh: OpenMesh, made: FirstAuthority) -> Path:
@@ -89,7 +85,7 @@ async def enrol_here(
     grant = GrantRecord(
         host=host,
         services=services,
-        max_ttl_seconds=int(made.config.max_ttl.total_seconds()),
+        max_ttl_seconds=int(LONGEST_TTL.total_seconds()),
         key_sha256=key_digest(key),
         by=asker.by,
         at=now_utc(),

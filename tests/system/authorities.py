@@ -26,6 +26,7 @@ from meshagent.authority.founding import found_authority
 from meshagent.ca.authority_calls import Calls, known_by
 from meshagent.ca.root_files import load_root
 from meshagent.config.authority import AuthorityConfig, load_authority_config
+from meshagent.model.identity import TrustBundle
 from meshagent.model.joining import JoinLine
 from meshagent.model.mesh import Mesh
 from meshagent.private import private_dir
@@ -143,7 +144,8 @@ class World:
     async def found(self, **settings: object) -> Daemon:
         """The first authority with the root; the store is set up."""
         daemon = self.daemon("a1", **settings)
-        bundle = found_authority(daemon.config, DOMAIN, now())
+        founded = found_authority(daemon.config, DOMAIN, now())
+        bundle = TrustBundle(((DOMAIN, (founded.root_pem,)),))
         async with self.store() as store:
             await lay_foundation(store, KEYS, Mesh(trust_domain=DOMAIN), bundle, author())
         return daemon

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from meshagent.authority.founding import certify_host, found_authority
+from meshagent.authority.founding import found_authority
 from meshagent.authority.signers import countersign, waiting
 from meshagent.authority.standing import Standing
-from meshagent.ca.host_identity import host_csr, host_key
 from meshagent.ca.issuance import Issuer, new_root, to_pem
 from meshagent.ca.root_files import create_root, digest_of, load_root, prepare_next
 from meshagent.ca.root_transport import export_root, import_root, packed_root, unpacked_root
-from meshagent.ca.x509 import accept_host
 from meshagent.config import Machine
 from meshagent.config.authority import AuthorityConfig, make_authority_config
 from meshagent.errors import AuthorityUnavailable, Conflict, InvalidDocument, NotFound, UsageProblem
@@ -40,14 +38,12 @@ def config(tmp_path, name: str = "a1") -> AuthorityConfig:
     return settings("", data_dir=tmp_path / name, name=name)
 
 
-async def test_the_first_authority_can_certify_its_own_host_before_it_runs(tmp_path):
-    bundle = found_authority(config(tmp_path), DOMAIN, NOW)
-    assert found_authority(config(tmp_path), DOMAIN, NOW) == bundle, "once more changes nothing"
-    key = host_key(tmp_path)
-    chain = await certify_host(config(tmp_path), DOMAIN, "vm-1", host_csr(key).encode(), NOW)
-    svid = accept_host(chain, (tmp_path / "host.key").read_bytes(), "vm-1", bundle, DOMAIN, NOW)
-    assert svid.expires_at == NOW + timedelta(hours=168)
-    assert '"by": "init"' in (tmp_path / "a1/audit.jsonl").read_text()
+def test_the_first_authority_is_founded_once_for_one_trust_domain(tmp_path):
+    made = found_authority(config(tmp_path), DOMAIN, NOW)
+    again = found_authority(config(tmp_path), DOMAIN, NOW).intermediate
+    assert again.fingerprint == made.intermediate.fingerprint, "once more changes nothing"
+    constraints = made.root.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    assert (constraints.path_length, made.intermediate.root_digest) == (1, digest_of(made.root.certificate))
     with pytest.raises(UsageProblem, match="trust domain"):
         found_authority(config(tmp_path), "other.internal", NOW)
 
