@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from tests.unit.importing.verdicts import Call, imported, istio, judge, ours
 
-PRINCIPALS = ["cluster.local/ns/foo/sa/web", "cluster.local/ns/foo/sa/orders", "*", "cluster.local/ns/foo/*", "*/sa/web"]
+PRINCIPALS = [
+    "cluster.local/ns/foo/sa/web",
+    "cluster.local/ns/foo/sa/orders",
+    "*",
+    "cluster.local/ns/foo/*",
+    "*/sa/web",
+]
 PATHS = ["/", "/a", "/a*", "/a/*", "*", "*/b", "/a/b", "/c"]
 CALLED = ["/", "/a", "/ab", "/a/", "/a/b", "/c", "/c/b", "/a/c"]
 METHODS = ["GET", "POST", "*", "GE*", "get"]
@@ -18,7 +24,9 @@ def some(values):
 
 
 def fields(**options):
-    return st.fixed_dictionaries({}, optional=options).filter(bool)
+    """One or two of the fields: with more, hardly any call meets all of them."""
+    names = st.lists(st.sampled_from(sorted(options)), min_size=1, max_size=2, unique=True)
+    return names.flatmap(lambda chosen: st.fixed_dictionaries({name: options[name] for name in chosen}))
 
 
 sources = fields(
@@ -84,7 +92,11 @@ simple = st.fixed_dictionaries(
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.builds(policy, st.lists(simple, max_size=2), st.sampled_from(["ALLOW", "DENY"])), min_size=1, max_size=3))
+@given(
+    st.lists(
+        st.builds(policy, st.lists(simple, max_size=2), st.sampled_from(["ALLOW", "DENY"])), min_size=1, max_size=3
+    )
+)
 def test_what_an_intention_can_say_decides_as_istio_does(found):
     allowed = judge(imported(found), "shop")
     for call in CALLS:
@@ -101,7 +113,10 @@ def test_one_exception_is_kept_exactly():
 
 
 def test_deny_all_but_is_kept_exactly():
-    found = [policy([{"to": [{"operation": {"notPaths": ["/a*"]}}]}], "DENY"), policy([{"to": [{"operation": {"methods": ["GET"]}}]}])]
+    found = [
+        policy([{"to": [{"operation": {"notPaths": ["/a*"]}}]}], "DENY"),
+        policy([{"to": [{"operation": {"methods": ["GET"]}}]}]),
+    ]
     documents = imported(found)
     assert ours(documents, "shop", Call("web", "GET", "/ab"))
     assert all(ours(documents, "shop", call) == istio(found, call) for call in CALLS)
@@ -153,3 +168,27 @@ def test_the_mesh_wide_deny_reaches_every_service_and_opens_none():
     documents = imported([wide, policy([{}])])
     assert ours(documents, "shop", Call("web", "GET", "/c")) and not ours(documents, "shop", Call("web", "GET", "/a"))
     assert not any(ours(documents, "other", call) for call in CALLS)
+
+
+def test_a_deny_that_cannot_be_said_denies_more():
+    lost = [
+        {"methods": ["GE*"]},
+        {"methods": ["POST", "GE*"]},
+        {"paths": ["/a"], "ports": ["80"]},
+        {"hosts": ["shop"], "paths": ["/c"]},
+    ]
+    for operation in lost:
+        documents = imported([policy([{"to": [{"operation": operation}]}], "DENY")])
+        refused = [call for call in CALLS if not istio([policy([{"to": [{"operation": operation}]}], "DENY")], call)]
+        assert refused and not any(ours(documents, "shop", call) for call in refused), operation
+
+
+def test_of_two_that_deny_all_but_neither_opens_what_the_other_denies():
+    found = [policy([{"to": [{"operation": {"notPaths": [each]}}]}], "DENY") for each in ("/a*", "/a/b")]
+    documents = imported(found)
+    assert not any(ours(documents, "shop", call) for call in CALLS if not istio(found, call))
+
+
+def test_a_deny_of_some_callers_that_are_no_services_here_is_a_deny_of_all():
+    found = [policy([{"from": [{"source": {"namespaces": ["bar"]}}]}], "DENY")]
+    assert not any(ours(imported(found), "shop", call) for call in CALLS)
