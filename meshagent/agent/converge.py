@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
 from functools import partial
-from typing import Never
+from typing import Any, Never
 
 import structlog
 
+from meshagent.agent.interrupt import until_set
 from meshagent.agent.pace import Pace
 from meshagent.model.identity import Svid
 from meshagent.model.view import ProxyView
 from meshagent.model.world import Local, World
 from meshagent.policy.resolve import Host, Resolved, resolve_next
-from meshagent.translate.resources import Translated, difference, translate, translate_rules
+from meshagent.translate.resources import Key, Resources, Translated, difference, translate, translate_rules
 from meshagent.translate.settings import Settings
+from meshagent.translate.staging import staged
 from meshagent.xds.cache import Cache
+from meshagent.xds.types import CDS
 
 _log = structlog.get_logger(__name__)
 _LONGEST_SLEEP = 3600.0
@@ -44,7 +47,9 @@ class Converger:
         self.locals: tuple[Local, ...] = ()
         self.svids: Mapping[str, Svid] = {}
         self._resolved: Resolved | ProxyView | None = None
+        self._later: Callable[[], None] | None = None  # what waits until what was served is in force
         self.on_served: Callable[[World, ProxyView, int], None] = lambda *_: None
+        self.in_force: Callable[[int], Coroutine[Any, Any, object]] = _at_once
 
     def offer(
         self,
@@ -80,21 +85,46 @@ class Converger:
                 continue
             if not pause and self._serve_rules(self.world):
                 await asyncio.sleep(_HEAD_START)
-            self.serve(self.world)
+            generation = self._serve(self.world)
+            if self._later:
+                await until_set(self._dirty, self.in_force(generation))
+                self._finish()
             self._pace.served(time.monotonic())
 
     def serve(self, world: World) -> int:
-        """Bring the cache up to the inputs. Returns the generation that holds them."""
+        """Bring the cache up to the inputs. Returns the generation that holds them, but for ways to what is new."""
+        generation = self._serve(world)
+        if self._later:
+            self._dirty.set()
+        return generation
+
+    def _serve(self, world: World) -> int:
+        self._finish()
         resolved = resolve_next(world, self._host, self.locals, self._resolved, self._clock())
         view = resolved.view
         translated = translate(view, self.svids, self._settings, self._translated)
         changed, removed = difference(self._translated, translated)
-        generation = self._cache.update(changed, removed)
         self._resolved, self._translated = resolved, translated
-        # Told afterwards, so that the push is on its way before anybody counts, logs or saves it.
-        tell = partial(self._tell, world, view, generation, len(changed), len(removed))
-        asyncio.get_running_loop().call_soon(tell)
+        first, ways = staged(changed, self._is_new) if self._cache.ready else (changed, {})
+        generation = self._cache.update(first, () if ways else removed)
+        tell = partial(self._tell, world, view, len(changed), len(removed))
+        if ways:
+            self._later = partial(self._serve_ways, ways, removed, tell)
+        else:
+            # Told afterwards, so that the push is on its way before anybody counts, logs or saves it.
+            asyncio.get_running_loop().call_soon(tell, generation)
         return generation
+
+    def _is_new(self, cluster: str) -> bool:
+        return self._cache.entry(CDS, cluster) is None
+
+    def _serve_ways(self, ways: Resources, removed: list[Key], tell: Callable[[int], None]) -> None:
+        asyncio.get_running_loop().call_soon(tell, self._cache.update(ways, removed))
+
+    def _finish(self) -> None:
+        later, self._later = self._later, None
+        if later:
+            later()
 
     def _serve_rules(self, world: World) -> bool:
         """Serve what decides calls ahead of everything else. Returns whether there was something."""
@@ -105,7 +135,7 @@ class Converger:
         self._cache.update(rules)
         return bool(rules)
 
-    def _tell(self, world: World, view: ProxyView, generation: int, changed: int, removed: int) -> None:
+    def _tell(self, world: World, view: ProxyView, changed: int, removed: int, generation: int) -> None:
         if changed or removed:
             _log.info("world_served", revision=world.revision, generation=generation, changed=changed, removed=removed)
         self.on_served(world, view, generation)
@@ -119,3 +149,7 @@ class Converger:
                 await self._dirty.wait()
         except TimeoutError:
             pass
+
+
+async def _at_once(_: int) -> None:
+    """Nobody waits for a proxy."""

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 
-async def until_set(moved: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+async def until_set(moved: asyncio.Event, work: Coroutine[Any, Any, object]) -> None:
     """Do the work until it ends or the event is set, which cancels it. Raises what the work raises."""
     working = asyncio.create_task(work)
     waiting = asyncio.create_task(moved.wait())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
@@ -162,6 +163,14 @@ class RegexRewrite(Model):
 
     pattern: Regex
     substitution: Text
+
+    @model_validator(mode="after")
+    def _names_groups_that_are_there(self) -> Self:
+        groups = re.compile(self.pattern).groups
+        for named in re.findall(r"\\(.?)", self.substitution):
+            if named != "\\" and not (named.isdigit() and int(named) <= groups):
+                raise ValueError(f"substitution has \\{named}, and the pattern has {groups} groups (\\\\: a backslash)")
+        return self
 
 
 class Rewrite(Model):

@@ -85,6 +85,12 @@ def known_protocol(world: World, service: str, registered: Protocol | None = Non
     return next((each.protocol for each in world.instances.get(service, ()) if not each.plain), None)
 
 
+def outbound_of(world: World, source: str, upstream: str, region: str = "") -> Outbound:
+    """How a caller on some host in a region reaches an upstream, whether it has declared it or not."""
+    declared = Outbound(source, upstream, protocol_of(world, upstream), ())
+    return _reached(world, Host("", "", region), declared, ())
+
+
 def _renewed(world: World, last: Resolved, now: datetime) -> ProxyView:
     """The next view of the same services on the same host."""
     view, locals_, kept = last.view, last.locals_, _Kept(last.view)

@@ -23,6 +23,10 @@ class Awaiting:
         self._routes: dict[str, Stated[Route]] = {}
         self._named: tuple[Routes, Routes, frozenset[str]] = ({}, {}, frozenset())
 
+    def __bool__(self) -> bool:
+        """Whether any route waits."""
+        return bool(self._routes)
+
     def over(self, routes: Routes) -> dict[str, Stated[Route]]:
         """The newest state of every route."""
         return {**routes, **self._routes}

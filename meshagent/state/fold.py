@@ -189,7 +189,9 @@ class Fold:
         relisted = {name: each.instances for name, each in self._relisted(before).items()}
         instances = {**before.instances, **relisted} if relisted else before.instances
         routes = self._awaiting.settle(before.routes, by_kind["route"], self._known)
-        return World(revision, mesh, by_kind["intention"], by_kind["service"], instances, bundle, routes)
+        return World(
+            revision, mesh, by_kind["intention"], by_kind["service"], instances, bundle, routes, bool(self._awaiting)
+        )
 
     def _known(self, service: str) -> bool:
         return service in self._listings or (self._world is not None and service in self._world.instances)

@@ -37,6 +37,7 @@ from meshagent.translate.rbac import plain_rbac_name, rbac_filter, rbac_name
 from meshagent.translate.routes import outbound_proxy, outbound_routes
 from meshagent.translate.secrets import roots_secret, svid_name, svid_secret
 from meshagent.translate.settings import ROOTS, Settings
+from meshagent.translate.staging import leaving
 from meshagent.xds.types import CDS, ECDS, EDS, LDS, RDS, SDS
 
 Key = tuple[str, str]  # type URL, name
@@ -91,13 +92,19 @@ def translate(view: ProxyView, svids: Svids, settings: Settings, previous: Trans
 
 
 def translate_rules(view: ProxyView, settings: Settings, previous: Translated) -> Resources:
-    """Only what decides calls, and only where it changed since `previous`: it can be on its way before all the rest."""
+    """Only what decides calls, and only where it changed since `previous`: it can be on its way before all the rest.
+
+    And so can ways that lead to less than before: they go ahead of the endpoints that are lost.
+    """
     memo = _Memo(previous, _common(view, settings))
     _add_rules(memo, view)
     rules: dict[Key, bytes] = {}
     for name, (_, built) in memo.pieces.items():
         held = previous.pieces[name][1] if name in previous.pieces else {}
         rules |= {key: value for key, value in built.items() if key in held and held[key] != value}
+    if len(previous.calls) == len(view.outbounds):
+        for outbound in leaving((cause for cause, _ in previous.calls), view.outbounds):
+            rules |= _serialised(_ways(outbound, view, settings))
     return rules
 
 
@@ -198,6 +205,10 @@ def _call_once(outbound: Outbound, view: ProxyView, settings: Settings) -> _Name
     for reached in outbound.beyond:
         yield EDS, upstream_name(reached), load_assignment(reached)
     yield LDS, outbound_listener_name(outbound), outbound_listener(outbound, view, settings)
+    yield from _ways(outbound, view, settings)
+
+
+def _ways(outbound: Outbound, view: ProxyView, settings: Settings) -> _Named:
     if routes := outbound_routes(outbound):
         yield RDS, upstream_name(outbound), routes
     else:

@@ -97,3 +97,11 @@ def test_an_instance_is_in_the_subsets_whose_values_it_has():
     assert service.subsets_of({}) == ()
     with pytest.raises(ValidationError):
         Service.model_validate({"name": "a", "subsets": {"all": {}}})
+
+
+def test_a_substitution_names_groups_that_its_pattern_has():
+    for good in (r"/b/\1", r"\0", r"a\\b"):
+        RouteRule.model_validate({"rewrite": {"path_regex": {"pattern": "^/(a)", "substitution": good}}})
+    for bad in (r"/b/\2", r"\n", "a\\"):
+        with pytest.raises(ValidationError, match="substitution has"):
+            RouteRule.model_validate({"rewrite": {"path_regex": {"pattern": "^/(a)", "substitution": bad}}})
