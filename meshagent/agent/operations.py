@@ -30,6 +30,7 @@ from meshagent.xds.server import XdsServer
 _log = structlog.get_logger(__name__)
 _SPREAD_SECONDS = 0.5  # callers elsewhere hear of a deregistration in milliseconds; this is the margin
 _ACTIVE_EVERY = 0.1
+_WARMING_SECONDS = 1.0  # what a new cluster may take until routes lead to it in any case
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +92,14 @@ class Operations:
         self.served = served
         self.authorities = authorities
         watching.on_upstreams = upstreams.want
+        converger.in_force = lambda generation: xds.wait_applied(generation, _WARMING_SECONDS)
         self._waiting: list[_Push] = []
         self._policy: object = None
         self.live: frozenset[Place] = frozenset()
         self._listed: frozenset[str] = frozenset()
         self.applied_revision = 0
         self.applied_bundle = ""
+        self._whole = 0  # the newest revision of which nothing waits
         self._applied_roots: Mapping[str, str] = {}
         self._moved = asyncio.Event()
         converger.on_served = self._served
@@ -121,12 +124,13 @@ class Operations:
             self._settle()
 
     def _served(self, world: World, view: ProxyView, generation: int) -> None:
-        policy = (world.mesh, world.intentions, world.services)
+        policy = (world.mesh, world.intentions, world.services, world.routes)
         urgent, self._policy = policy != self._policy, policy
         places = frozenset((inbound.service, inbound.instance) for inbound in view.inbounds)
         roots = {service: svid.root_digest for service, svid in sorted(self.converger.svids.items())}
         listed, bundle = frozenset(world.instances), world.bundle.digest()
-        self._waiting.append(_Push(generation, world.revision, urgent, places, listed, bundle, roots))
+        self._whole = self._whole if world.awaits else world.revision
+        self._waiting.append(_Push(generation, self._whole, urgent, places, listed, bundle, roots))
         self.snapshots.keep(world, view)
         self._settle()
 
