@@ -18,7 +18,7 @@ import structlog
 from meshagent import __version__
 from meshagent.agent.authorities import Authorities
 from meshagent.agent.converge import Converger
-from meshagent.agent.founding import found
+from meshagent.agent.founding import follow_roots, found
 from meshagent.agent.health import HealthChecks
 from meshagent.agent.identities import Identities
 from meshagent.agent.lastgood import Cuts, UnusableSnapshot, load_snapshot, with_cuts
@@ -49,7 +49,7 @@ from meshagent.policy.resolve import Host, resolve
 from meshagent.private import locked, private_dir
 from meshagent.state.keys import Keys
 from meshagent.state.operator_keys import load_signing
-from meshagent.state.reach import TTL, access_of, ca_settings, catalog_at, open_configured
+from meshagent.state.reach import TTL, access_of, ca_settings, catalog_at, consul_intentions, open_configured
 from meshagent.store.base import Store
 from meshagent.store.lazy import LazyStore
 from meshagent.telemetry.log import set_up_log
@@ -59,7 +59,6 @@ from meshagent.xds.server import XdsServer
 
 _log = structlog.get_logger("meshagent")
 _RETRY_REJECTED_SECONDS = 5.0
-_ROOTS_EVERY = (30.0, 60.0)
 _SHORTEST_DRAIN_SECONDS = 0.1
 
 
@@ -93,9 +92,10 @@ class Daemon:
         self.store = LazyStore(self._open_store)
         self._trust = load_signing(config).trust
         self.keys = Keys(signed=bool(self._trust))
-        connect = config.ca.provider == "consul"  # Consul says who is who, so its own proxies and intentions count too
-        self.catalog = catalog_at(config.store, access_of(config), self.store, self.keys, native=connect)
-        self._foreign = self._foreign_intentions() if connect else None
+        told = consul_intentions(config)  # where Consul says who is who, its own proxies and intentions count too
+        self.catalog = catalog_at(config.store, access_of(config), self.store, self.keys, native=told is not None)
+        kept = data / "consul-intentions.json"
+        self._foreign = ForeignIntentions(told, kept, self._foreign_changed) if told else None
         cache_ = Cache()
         self.xds = XdsServer(cache_)
         settings = BootstrapSettings(
@@ -105,13 +105,21 @@ class Daemon:
         self._host = Host(config.host.name, config.host.address, config.host.region)
         self.converger = Converger(self._host, Settings(str(data / "access.log"), config.ca.ttl), cache_, _now)
         self.roster = Roster(
-            data / "services.json", config.host.address, config.inbound_port, self._roster_changed, apart=connect
+            data / "services.json",
+            config.host.address,
+            config.inbound_port,
+            self._roster_changed,
+            apart=told is not None,
         )
         self.health = HealthChecks(self.roster.set_health)
         watching = Watching(
             self.store, self.keys, self._last_good, self._world_changed, _now, self._trust, config.host.address
         )
-        self.operations = Operations(
+        self.operations = self._joined(watching)
+
+    def _joined(self, watching: Watching) -> Operations:
+        config, data = self._config, self._config.data_dir
+        return Operations(
             here=self._here(""),
             roster=self.roster,
             watching=watching,
@@ -128,6 +136,7 @@ class Daemon:
             active=self._active,
             served=Served(self.envoy.admin.certs),
             authorities=self._authority,
+            foreign=self._foreign,
         )
 
     async def serve(self) -> None:
@@ -179,7 +188,7 @@ class Daemon:
             self._found(),
             self._retry_rejected(),
             self._retire(),
-            *([self._foreign.run(), self._follow_roots()] if self._foreign else []),
+            *([self._foreign.run(), follow_roots(self._found)] if self._foreign else []),
             self._serve_api(),
             tell_log(data / "envoy.log", self.envoy.admin),
             tell_requests(data / "access.log", self.envoy.admin),
@@ -286,20 +295,6 @@ class Daemon:
             data_dir=self._config.data_dir,
             clock=_now,
         )
-
-    async def _follow_roots(self) -> Never:
-        """Consul changes its roots when it sees fit; each new one has to be believed by all before the old one goes."""
-        while True:
-            await asyncio.sleep(random.uniform(*_ROOTS_EVERY))  # noqa: S311 - jitter
-            await self._found()
-
-    def _foreign_intentions(self) -> ForeignIntentions:
-        from meshagent.ca.consul import open_client
-        from meshagent.catalog.consul_intentions import ConsulIntentions
-
-        settings = ca_settings(self._config)
-        path = self._config.data_dir / "consul-intentions.json"
-        return ForeignIntentions(ConsulIntentions(lambda: open_client(settings)), path, self._foreign_changed)
 
     async def _retry_rejected(self) -> Never:
         """A port that was taken may be free by now; and what went wrong without a push is reported."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import Never
 
 import structlog
 
@@ -20,6 +21,7 @@ from meshagent.state.records import PolicyRecord, UnreadableRecord, decode
 from meshagent.store.base import Store
 
 _log = structlog.get_logger(__name__)
+_ROOTS_EVERY = (30.0, 60.0)
 
 
 async def found(
@@ -55,6 +57,13 @@ async def found(
             _log.warning("founding_delayed", problem=str(error))
             await asyncio.sleep(random.uniform(0.05, min(2.0, 0.1 * 2**attempt)))  # noqa: S311 - jitter
             attempt += 1
+
+
+async def follow_roots(found_again: Callable[[], Awaitable[None]]) -> Never:
+    """For a CA that changes its roots when it sees fit: all hosts must believe a new one before the old one goes."""
+    while True:
+        await asyncio.sleep(random.uniform(*_ROOTS_EVERY))  # noqa: S311 - jitter
+        await found_again()
 
 
 def _trust_domain(value: bytes) -> str:

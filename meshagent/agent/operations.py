@@ -18,6 +18,7 @@ from meshagent.agent.roster import Place, Registered, Roster, Source
 from meshagent.agent.served import Served
 from meshagent.agent.snapshots import Snapshots
 from meshagent.agent.upstreams import Upstreams
+from meshagent.agent.vetoes import ForeignIntentions
 from meshagent.agent.watching import Watching
 from meshagent.catalog.base import Offer
 from meshagent.errors import EnvoyFailed, MeshError
@@ -76,6 +77,7 @@ class Operations:
         active: Callable[[Registered], Awaitable[int]],
         served: Served,
         authorities: Authorities,
+        foreign: ForeignIntentions | None = None,
     ) -> None:
         self.here = here
         self.roster = roster
@@ -91,6 +93,7 @@ class Operations:
         self._active = active
         self.served = served
         self.authorities = authorities
+        self.foreign = foreign
         watching.on_upstreams = upstreams.want
         converger.in_force = lambda generation: xds.wait_applied(generation, _WARMING_SECONDS)
         self._waiting: list[_Push] = []
@@ -292,6 +295,9 @@ class Operations:
         found.update({f"svid/{service}": text for service, text in self.identities.problems.items()})
         found.update({f"served/{service}": text for service, text in self.served.problems.items()})
         found.update({f"ca/{number}": text for number, text in enumerate(self.authorities.problems, start=1)})
+        if self.foreign:
+            told = self.foreign.problems.items()
+            found.update({f"consul/intentions/{service}": f"{text}: their last word holds" for service, text in told})
         if self.snapshots.problem:
             found["snapshot"] = self.snapshots.problem
         if self.upstreams.problem:

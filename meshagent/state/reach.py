@@ -15,6 +15,7 @@ from meshagent.store.base import Store
 from meshagent.wire.credentials import ConsulCredentials
 
 if TYPE_CHECKING:  # a command that reads no configuration does not import what reads one
+    from meshagent.catalog.consul_intentions import ConsulIntentions
     from meshagent.config import AgentConfig, StoreConfig
 
 # How long a host may be silent before its instances count as gone.
@@ -50,6 +51,17 @@ def ca_settings(config: AgentConfig) -> dict[str, Any]:
         "key_file": config.store_key_file,
     }
     return {"address": config.store, **{name: path for name, path in access.items() if path}, **settings}
+
+
+def consul_intentions(config: AgentConfig) -> ConsulIntentions | None:
+    """Where Consul says who may call whom, for an agent whose CA is Consul's; None for any other."""
+    if config.ca.provider != "consul":
+        return None
+    from meshagent.ca.consul import open_client
+    from meshagent.catalog.consul_intentions import ConsulIntentions
+
+    settings = ca_settings(config)
+    return ConsulIntentions(lambda: open_client(settings))
 
 
 def catalog_at(

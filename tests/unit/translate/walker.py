@@ -72,6 +72,8 @@ def _principal(principal, uri_sans) -> bool:
         return principal.any
     if kind == "and_ids":
         return all(_principal(each, uri_sans) for each in principal.and_ids.ids)
+    if kind == "or_ids":
+        return any(_principal(each, uri_sans) for each in principal.or_ids.ids)
     if kind == "not_id":
         return not _principal(principal.not_id, uri_sans)
     assert kind == "custom", kind
