@@ -2,6 +2,8 @@
 BIN := .venv/bin
 READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest --durations=10
+# The slow suites mostly wait, so two workers halve their time; a file's tests stay together, they share servers.
+SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" $(LOCK) pyproject.toml
 
@@ -11,7 +13,7 @@ export MESHAGENT_REQUIRE_SERVERS := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check formatted lint types floors sizes format servers test unit conformance system soak bench demo docs lock clean
+.PHONY: help setup check formatted lint types floors sizes format servers deb test unit conformance system soak bench demo docs lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -46,16 +48,19 @@ format: $(READY) ## write the format, and fix what ruff can
 servers: ## Consul, etcd and cfssl for the tests, from Debian's packages into .servers/
 	@scripts/servers
 
+deb: $(READY) ## the Debian package, into dist/
+	@packaging/deb/build
+
 test: unit conformance system ## all tests
 
 unit: $(READY) ## without network, seconds
 	$(PYTEST) tests/unit $(wildcard tests/golden tests/corpus)
 
 conformance: $(READY) servers ## every store and CA against its protocol's suite
-	$(PYTEST) tests/conformance
+	$(PYTEST) $(SIDE_BY_SIDE) tests/conformance
 
 system: $(READY) servers ## whole agents with real Envoys
-	$(PYTEST) tests/system
+	$(PYTEST) $(SIDE_BY_SIDE) tests/system
 
 soak: $(READY) servers ## the faults with outages as long as they are in life (an hour; SOAK=0.1 for a tenth of it)
 	MESHAGENT_SOAK=$(or $(SOAK),1) $(PYTEST) tests/system/test_faults_store.py tests/system/test_faults_host.py tests/system/test_rotation.py
