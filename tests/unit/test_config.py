@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from meshagent.config import agent as config
 from meshagent.config import (
     AgentConfig,
     Machine,
@@ -19,6 +18,7 @@ from meshagent.config import (
     setting_keys,
     variable,
 )
+from meshagent.config import agent as config
 from meshagent.errors import InvalidDocument, UsageProblem
 
 FULL = """\
