@@ -1,4 +1,4 @@
-"""Everything X.509. No other room looks inside a certificate.
+"""Everything X.509. No other room looks inside a certificate, but for the authority, which shows and is shown some.
 
 A provider is a module with an opener; it is imported only when it is chosen, so what it needs costs nobody else a
 thing.
