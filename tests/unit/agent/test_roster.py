@@ -68,3 +68,13 @@ def test_a_service_is_taken_down_whether_or_not_the_disk_takes_it(tmp_path, full
     made.remove(("web", "web"))
     assert not made.registered
     assert len(changes) == 2
+
+
+def test_services_that_stand_apart_share_no_port_and_take_none_that_is_spoken_for(tmp_path):
+    made = Roster(tmp_path / "services.json", "127.0.0.1", 29000, lambda: None, apart=True)
+    upstreams = [{"service": "ledger", "local_port": 29003}]
+    told = {"name": "web", "port": 29002, "upstreams": upstreams}
+    ports = [made.add(definition("payments", 8080), "api").mtls_port]
+    ports.append(made.add(ServiceDefinition.model_validate(told), "api").mtls_port)
+    ports.append(made.add(definition("ledger", 8081), "api").mtls_port)
+    assert ports[0] == 29000 and len(set(ports)) == 3 and not {29002, 29003} & set(ports)

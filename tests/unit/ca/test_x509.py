@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from meshagent.ca.x509 import MAX_ANSWER_BYTES, key_der, new_key_and_csr
 from meshagent.errors import CertificateRefused
+from meshagent.model.identity import TrustBundle
 from meshagent.model.identity import Svid
 from tests.unit.ca.lying_ca import (
     BOTH,
@@ -289,3 +290,12 @@ def test_a_damaged_certificate_is_refused_and_nothing_else_happens(place: int, f
         return
     # The count of unused bits before the signature may be wrong without harm; nothing that was signed may.
     assert x509.load_pem_x509_certificate(svid.chain_pem).tbs_certificate_bytes == LEAF.tbs_certificate_bytes
+
+
+def test_beside_another_trust_domain_a_certificate_without_key_usage_is_refused_as_envoy_does() -> None:
+    certificate = ROOT.issue(Order(usage=None))
+    assert judge(certificate).spiffe_id == WEB
+    two = TrustBundle((*trusting(ROOT).roots, ("other.internal", (root_ca().pem,))))
+    with pytest.raises(CertificateRefused, match="keyUsage"):
+        judge(certificate, roots=two)
+    assert judge(ROOT.issue(Order()), roots=two).spiffe_id == WEB

@@ -191,3 +191,53 @@ def test_an_instance_that_two_consul_agents_show_is_one_and_passes_when_either_s
 def test_two_hosts_of_one_name_are_both_called():
     other = PAYMENTS.model_copy(update={"address": "10.0.0.2"})
     assert len(listing_of("payments", [registered(), registered(other)]).instances) == 2
+
+
+def connected(name="legacy", **more):
+    """A proxy of Consul's own, as `health/connect` tells of it."""
+    told = {"ID": f"{name}-proxy", "Service": f"{name}-proxy", "Kind": "connect-proxy", "Port": 21500, "Meta": None}
+    proxied = {"Proxy": {"DestinationServiceName": name, "DestinationServiceID": name}}
+    return {"Node": {"Node": "n1", "Address": "10.0.0.7"}, "Service": told | proxied | more, "Checks": []}
+
+
+def app(name="legacy", **more):
+    told = {"ID": name, "Service": name, "Port": 8080, "Meta": None}
+    return {"Node": {"Node": "n1", "Address": "10.0.0.7"}, "Service": told | more, "Checks": []}
+
+
+def test_what_stands_behind_consuls_proxy_is_called_there_and_not_in_plain_text():
+    listing = listing_of("legacy", [app()], [connected()])
+    (found,) = listing.instances
+    assert (found.address, found.port, found.native, found.plain) == ("10.0.0.7", 21500, True, True)
+    other = listing_of("legacy", [app(ID="second", Port=8081)], [connected()])
+    assert [(each.port, each.native) for each in other.instances] == [(21500, True), (8081, False)]
+
+
+def test_our_own_proxies_are_told_of_by_their_services_alone():
+    assert listing_of("legacy", [], [connected(Meta={"meshagent": "1"})]).instances == ()
+
+
+def test_a_service_that_takes_mtls_itself_is_called_there():
+    (found,) = listing_of("legacy", [app()], [app()]).instances
+    assert (found.port, found.native) == (8080, True)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"Proxy": {"DestinationServiceName": "payments"}},
+        {"Proxy": None},
+        {"Proxy": {}},
+        {"Kind": "mesh-gateway"},
+        {"Port": 0},
+        {"Address": "consul.example"},
+    ],
+)
+def test_a_proxy_of_something_else_is_left_out_and_named(more):
+    listing = listing_of("legacy", [], [connected(**more)])
+    assert listing.instances == () and "legacy-proxy" in next(iter(listing.problems))
+
+
+def test_a_proxy_that_is_critical_is_not_called():
+    told = connected() | {"Checks": [{"Status": "critical"}]}
+    assert listing_of("legacy", [], [told]).instances[0].health == "failing"
