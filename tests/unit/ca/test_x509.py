@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from meshagent.ca.x509 import MAX_ANSWER_BYTES, key_der, new_key_and_csr
 from meshagent.errors import CertificateRefused
-from meshagent.model.identity import TrustBundle
-from meshagent.model.identity import Svid
+from meshagent.model.identity import Svid, TrustBundle
 from tests.unit.ca.lying_ca import (
     BOTH,
     CA_ORDER,
