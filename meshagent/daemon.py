@@ -22,6 +22,7 @@ from meshagent.agent.founding import follow_roots, found
 from meshagent.agent.health import HealthChecks
 from meshagent.agent.identities import Identities
 from meshagent.agent.lastgood import Cuts, UnusableSnapshot, load_snapshot, with_cuts
+from meshagent.agent.liveness import Liveness
 from meshagent.agent.membership import Membership
 from meshagent.agent.operations import Here, Operations
 from meshagent.agent.pace import start_pause
@@ -40,8 +41,11 @@ from meshagent.documents.decode import Decoded
 from meshagent.documents.files import read_paths
 from meshagent.envoy.bootstrap import BootstrapSettings
 from meshagent.envoy.logs import tell_log, tell_requests
-from meshagent.envoy.process import EnvoyProcess
+from meshagent.envoy.process import EnvoyEvent, EnvoyProcess
+from meshagent.envoy.unit import EnvoyUnit
 from meshagent.errors import DataDirInUse, MeshError
+from meshagent.host.notify import Notifier
+from meshagent.host.watchdog import feed, feed_every
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.service import ServiceDefinition
 from meshagent.model.world import World
@@ -60,6 +64,7 @@ from meshagent.xds.server import XdsServer
 _log = structlog.get_logger("meshagent")
 _RETRY_REJECTED_SECONDS = 5.0
 _SHORTEST_DRAIN_SECONDS = 0.1
+_STOP_SECONDS = 10.0  # for what comes after the drain
 
 
 async def run(config: AgentConfig) -> int:
@@ -101,7 +106,16 @@ class Daemon:
         settings = BootstrapSettings(
             config.host.name, self._xds_socket, runtime / "admin.sock", config.envoy.max_connections
         )
-        self.envoy = EnvoyProcess(data, settings, path=config.envoy.path, concurrency=config.envoy.concurrency)
+        self._stop = asyncio.Event()
+        self._notifier = Notifier.of(os.environ)
+        run_by = EnvoyUnit if config.envoy.own_unit else EnvoyProcess
+        self.envoy = run_by(
+            data,
+            settings,
+            path=config.envoy.path,
+            concurrency=config.envoy.concurrency,
+            on_event=self._envoy_changed,
+        )
         self._host = Host(config.host.name, config.host.address, config.host.region)
         self.converger = Converger(self._host, Settings(str(data / "access.log"), config.ca.ttl), cache_, _now)
         self.roster = Roster(
@@ -146,20 +160,15 @@ class Daemon:
         await self.envoy.start()
         self.operations.here = self._here(str(self.envoy.version))
         await self.xds.start(self._xds_socket)
-        stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._load_definitions)
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         async with asyncio.TaskGroup() as group:
             outcomes = group.create_task(self.operations.follow_outcomes())
             self._restore()
             tasks = [outcomes, *(group.create_task(loop) for loop in self._loops())]
-            await stop.wait()
-            _log.info("agent_stopping")
-            ends = asyncio.get_running_loop().time() + self._config.envoy.drain.total_seconds()
-            await self.operations.leave()
-            left = ends - asyncio.get_running_loop().time()
-            await self.envoy.stop(timedelta(seconds=max(left, _SHORTEST_DRAIN_SECONDS)))
+            await self._stop.wait()
+            await self._leave()
             for task in tasks:
                 task.cancel()
         await self.xds.stop(0.1)
@@ -169,6 +178,22 @@ class Daemon:
         await self.catalog.close()
         await self.store.close()
         _log.info("agent_stopped")
+
+    async def _leave(self) -> None:
+        """Leave with Envoy, after a drain; or hand Envoy and this host's place in the mesh to the next agent.
+
+        With Envoy in a unit of its own, it is the stop of that unit which leaves (`meshagent systemd drain`).
+        """
+        drain = self._config.envoy.drain.total_seconds()
+        _log.info("agent_stopping")
+        self._notifier.stopping(drain + _STOP_SECONDS)
+        if self._config.envoy.own_unit:
+            await self.operations.snapshots.flush()
+            return
+        ends = asyncio.get_running_loop().time() + drain
+        await self.operations.leave()
+        left = ends - asyncio.get_running_loop().time()
+        await self.envoy.stop(timedelta(seconds=max(left, _SHORTEST_DRAIN_SECONDS)))
 
     def _loops(self) -> list[Coroutine[Any, Any, Any]]:
         operations, data = self.operations, self._config.data_dir
@@ -190,6 +215,7 @@ class Daemon:
             self._retire(),
             *([self._foreign.run(), follow_roots(self._found)] if self._foreign else []),
             self._serve_api(),
+            self._feed_watchdog(),
             tell_log(data / "envoy.log", self.envoy.admin),
             tell_requests(data / "access.log", self.envoy.admin),
         ]
@@ -217,6 +243,13 @@ class Daemon:
             self._foreign.want(self.roster.interest().services)
         self.operations.roster_changed()
 
+    def _envoy_changed(self, event: EnvoyEvent) -> None:
+        if event.kind != "adopted" or not self._config.envoy.own_unit:
+            return
+        self.operations.here = self._here(str(self.envoy.version))
+        if self.operations.left:  # its unit was restarted, after a drain: a new agent brings this host back
+            self._stop.set()
+
     async def _active(self, each: Registered) -> int:
         """Requests, and for TCP connections, that are under way to one service instance."""
         service, instance = each.place
@@ -239,6 +272,14 @@ class Daemon:
         self.converger.remember(with_cuts(view, self._cuts))
         self._world_changed(self._last_good)
         _log.info("snapshot_restored", revision=self._last_good.revision)
+
+    def _reload(self) -> None:
+        self._notifier.reloading(time.monotonic())
+        self._load_definitions()
+        self._notifier.ready(self._standing())
+
+    def _standing(self) -> str:
+        return f"agent of {self._host.name}, {len(self.roster.registered)} services"
 
     def _load_definitions(self) -> None:
         """Register what services.d says. One bad file keeps nobody else from being registered."""
@@ -311,7 +352,12 @@ class Daemon:
             if self._trust:
                 _log.info("signatures_required", keys=sorted(self._trust.keys))
             _log.info("agent_started", host=self._host.name, api=str(self._config.api_socket))
+            self._notifier.ready(self._standing())
             await asyncio.Event().wait()
+
+    async def _feed_watchdog(self) -> None:
+        if every := feed_every(os.environ, os.getpid()):
+            await feed(self._notifier, every, Liveness(self.store, self.envoy, self.xds).look)
 
     def _here(self, envoy_version: str) -> Here:
         host = self._config.host

@@ -100,6 +100,7 @@ class Operations:
         self._policy: object = None
         self.live: frozenset[Place] = frozenset()
         self._listed: frozenset[str] = frozenset()
+        self.left = False
         self.applied_revision = 0
         self.applied_bundle = ""
         self._whole = 0  # the newest revision of which nothing waits
@@ -212,7 +213,8 @@ class Operations:
         return found, asyncio.get_running_loop().time() - started
 
     async def leave(self) -> None:
-        """Drain everything, before the agent ends."""
+        """Drain everything and leave the mesh, before this agent or its Envoy ends. Only a new agent comes back."""
+        self.left = True
         everything = list(self.roster.registered.values())
         for each in everything:
             self.roster.drain(each.place)

@@ -37,6 +37,7 @@ class Api:
         app.router.add_put("/v1/services", self._up)
         app.router.add_delete("/v1/services/{name}", self._down)
         app.router.add_put("/v1/services/{name}/ttl", self._ttl)
+        app.router.add_post("/v1/leave", self._leave)
         app.router.add_get("/v1/proxy/status", self._proxy_status)
         app.router.add_get("/v1/proxy/config", self._proxy_config)
         app.router.add_get("/v1/proxy/stats", self._proxy_stats)
@@ -70,6 +71,10 @@ class Api:
         return web.json_response(
             {"name": definition.name, "id": definition.instance_id, "drained_ms": round(seconds * 1000)}
         )
+
+    async def _leave(self, _: web.Request) -> web.Response:
+        await self._operations.leave()
+        return web.json_response({"left": True})
 
     async def _ttl(self, request: web.Request) -> web.Response:
         body = await request.json()

@@ -55,6 +55,10 @@ class AgentClient:
         body = definition.model_dump_json(exclude_defaults=True).encode()
         return await self._data("PUT", "/v1/services", {"wait": f"{wait:g}"}, body, self._timeout + wait)
 
+    async def leave(self) -> None:
+        """Drain all services of this host and take them out of the mesh, until an agent starts anew."""
+        await self._data("POST", "/v1/leave", timeout=_DRAIN_TIMEOUT)
+
     async def down(self, name: str, instance: str | None = None) -> Data:
         """Drain and deregister: name, id and how long it took (`drained_ms`). NotFound."""
         return await self._data("DELETE", _service(name), _only(id=instance), timeout=_DRAIN_TIMEOUT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -25,6 +26,8 @@ from meshagent.authority.tls import LIFE, serving_context
 from meshagent.authority.upstream import open_upstream
 from meshagent.config.authority import AuthorityConfig
 from meshagent.errors import Conflict, DataDirInUse, MeshError, PortInUse, StoreDenied, StoreUnavailable
+from meshagent.host.notify import Notifier
+from meshagent.host.watchdog import Signs, feed, feed_every
 from meshagent.private import locked, private_dir
 from meshagent.state.keys import Keys
 from meshagent.state.operator_keys import load_signing
@@ -35,6 +38,7 @@ from meshagent.telemetry.log import set_up_log
 _log = structlog.get_logger("meshagent")
 _LOOK_SECONDS = 30.0  # between two looks when nothing changed
 _RETRY_SECONDS = 2.0
+_STOP_SECONDS = 20.0
 _RELOADED = ("max_ttl", "host_ttl", "rate_limits", "nomad", "store_for_hosts")
 
 
@@ -71,6 +75,7 @@ class AuthorityDaemon:
         tools = Tools(self._store, self._keys, self._reading, self._signatory, self._metrics, _now, time.monotonic)
         self._answers = Answers(config, tools)
         self._listening: Listening | None = None
+        self._notifier = Notifier.of(os.environ)
         self._publishing_problem = ""
         self._served: tuple[str, tuple[str, ...]] = ("", ())
         self._serve_anew = _now()
@@ -86,7 +91,9 @@ class AuthorityDaemon:
         loop.add_signal_handler(signal.SIGHUP, self._load_again)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(each) for each in self._loops()]
+            self._notifier.ready(f"authority {self._config.name}")
             await stop.wait()
+            self._notifier.stopping(_STOP_SECONDS)
             _log.info("authority_stopping")
             await self._listening.close()
             for task in tasks:
@@ -109,6 +116,8 @@ class AuthorityDaemon:
             self._look(),
             self._listening.end_slow(),
         ]
+        if every := feed_every(os.environ, os.getpid()):  # a loop that ends takes the rest along
+            loops.append(feed(self._notifier, every, _moving))
         if self._config.metrics != "none":
             loops.append(self._serve_metrics())
         return loops
@@ -121,7 +130,10 @@ class AuthorityDaemon:
                 await self._written(self._root_written)
             self._signatory.intermediate = await self._standing.look(self._reading.ledger)
             await self._written(self._record_written)
-            await self._serve_tls()
+            try:
+                await self._serve_tls()
+            except (MeshError, OSError) as error:  # the TLS that is served stays
+                _log.error("tls_not_renewed", problem=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _RETRY_SECONDS if self._publishing_problem else _LOOK_SECONDS)
 
@@ -186,6 +198,11 @@ class AuthorityDaemon:
 
     def _load_again(self) -> None:
         """SIGHUP: limits and rules count at once; the rest needs a new start."""
+        self._notifier.reloading(time.monotonic())
+        self._read_again()
+        self._notifier.ready(f"authority {self._config.name}")
+
+    def _read_again(self) -> None:
         try:
             config = self._reload()
         except MeshError as error:
@@ -203,3 +220,8 @@ class AuthorityDaemon:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+async def _moving() -> Signs:
+    """What the event loop asks moves as it asks."""
+    return Signs(0.0, 0.0, 0.0)

@@ -40,7 +40,10 @@ _COMMANDS = {
     "status": Lazy("meshagent.cli.status:status", "The mesh and this host's agent at a glance."),
     "doctor": Lazy("meshagent.cli.doctor:doctor", "What is wrong, and the next step."),
     "proxy": Lazy("meshagent.cli.proxy:proxy", "This host's Envoy: status, config, stats."),
-    "authority": Lazy("meshagent.cli.authority:authority", "Run a signing authority: it lets hosts in and certifies them."),
+    "authority": Lazy(
+        "meshagent.cli.authority:authority", "Run a signing authority: it lets hosts in and certifies them."
+    ),
+    "systemd": Lazy("meshagent.cli.systemd:systemd", "Units for systemd: write them, remove them."),
     "ca": Lazy("meshagent.cli.ca:ca", "The mesh's CA: replace its root, or go over to another one."),
     "store": Lazy("meshagent.cli.store:store", "The mesh's store: copy it, or print who needs which rights in it."),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,10 @@ def kept_credential(credential: Credential, directory: Path, stem: str = "store"
 
 
 def write_settings(path: Path, settings: Mapping[str, Any], by: str) -> None:
-    """Write a settings file (0600). What an older one says of other keys stays; its comments go.
+    """Write a settings file. What an older one says of other keys stays; its comments go.
+
+    Mode 0600; 0640 in a directory with the setgid bit: there the daemons run as users of its group (packaging's
+    /etc/meshagent).
 
     Raises InvalidDocument when the older one cannot be read, UnsafeFile and DataDirUnusable.
     """
@@ -44,6 +48,8 @@ def write_settings(path: Path, settings: Mapping[str, Any], by: str) -> None:
     merged = merge(older_settings(path), settings)
     head = f"# Written by `{by}`. docs/configuration.md describes every key.\n"
     write_private(path, (head + yaml.safe_dump(merged, sort_keys=False, width=110)).encode())
+    if path.parent.stat().st_mode & stat.S_ISGID:
+        path.chmod(0o640)
 
 
 def older_settings(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
+from meshagent.config.credentials import with_credentials
 from meshagent.documents.decode import decode_one
 from meshagent.documents.read import text_of
 from meshagent.documents.validate import validate
@@ -66,6 +67,9 @@ class EnvoyConfig(Model):
     concurrency: int = Field(default=1, ge=1, le=1024, description="Worker threads.")
     max_connections: int = Field(default=50_000, ge=1, description="Downstream connections at most; more are refused.")
     drain: Duration = Field(default=timedelta(seconds=10), description="How long a stop waits for what is under way.")
+    own_unit: bool = Field(
+        default=False, description="Whether systemd runs Envoy, in meshagent-envoy.service; the units say so themselves."
+    )
 
 
 class StoreConfig(Model):
@@ -197,7 +201,7 @@ def make_config(
             data.setdefault(outer, {})[inner] = value
         else:
             data[outer] = value
-    return _checked(_with_defaults(data, env, machine))
+    return _checked(_with_defaults(with_credentials(data, env), env, machine))
 
 
 def variable(key: str) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from meshagent.config.agent import Machine, StoreConfig, config_dir, host_name, read_settings_file, route_address, xdg
+from meshagent.config.credentials import with_credentials
 from meshagent.documents.decode import decode_one
 from meshagent.documents.validate import validate
 from meshagent.errors import InvalidDocument, UsageProblem
@@ -196,7 +197,7 @@ def make_authority_config(
         problems = (f"--{'-'.join(map(str, each.path)).replace('_', '-')}: {each.message}" for each in checked)
         raise UsageProblem("\n".join(problems), next_step=_NEXT_STEP)
     data = decoded.documents[0].document.model_dump(exclude_unset=True) | told
-    return AuthorityConfig.model_validate(_with_defaults(data, env, machine))
+    return AuthorityConfig.model_validate(_with_defaults(with_credentials(data, env), env, machine))
 
 
 def _with_defaults(data: dict[str, Any], env: Mapping[str, str], machine: Machine) -> dict[str, Any]:

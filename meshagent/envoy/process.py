@@ -98,14 +98,7 @@ class EnvoyProcess:
         One that runs another binary or configuration, or does not answer, is drained and replaced. Raises EnvoyMissing,
         EnvoyTooOld, EnvoyFailed, and DataDirUnusable when its files cannot be written; then none is left running.
         """
-        self._binary = locate(self._path)
-        if self._settings.max_connections < self._wanted_connections:
-            _log.warning(
-                "connections_limited",
-                wanted=self._wanted_connections,
-                allowed=self._settings.max_connections,
-                next_step="raise the limit of open files (LimitNOFILE, ulimit -Hn)",
-            )
+        self._prepare()
         handle = self._left_behind()
         if handle:
             self._require_ours(handle)
@@ -140,11 +133,22 @@ class EnvoyProcess:
         if not handle or not handle.alive():
             return
         drained = await self._drain(limit)
-        await _end(handle)
+        await end(handle)
         for path in (self._state, self._settings.admin_socket):
             path.unlink(missing_ok=True)
         _log.info("envoy_stopped", pid=handle.pid, drained=drained)
         self._tell("stopped", handle.pid)
+
+    def _prepare(self) -> None:
+        """Find the binary, and say when the system allows fewer connections than wanted."""
+        self._binary = locate(self._path)
+        if self._settings.max_connections < self._wanted_connections:
+            _log.warning(
+                "connections_limited",
+                wanted=self._wanted_connections,
+                allowed=self._settings.max_connections,
+                next_step="raise the limit of open files (LimitNOFILE, ulimit -Hn)",
+            )
 
     # --- an Envoy that an earlier agent left
 
@@ -163,20 +167,30 @@ class EnvoyProcess:
 
     async def _adopt(self, handle: Handle) -> str:
         """Take it over; or the reason why not."""
-        if handle.digest != digest_of(self._arguments(), bootstrap(self._settings)):
-            return "its configuration or arguments are not those of now"
-        if handle.outdated():
-            return "its binary was replaced"
+        if reason := self._differs(handle):
+            return reason
+        return "" if await self._taken(handle) else _SILENT
+
+    def _differs(self, handle: Handle) -> str:
+        """How it is not the Envoy that would be started now; "" when it is."""
+        return self._set_otherwise(handle) or ("its binary was replaced" if handle.outdated() else "")
+
+    def _set_otherwise(self, handle: Handle) -> str:
+        same = handle.digest == digest_of(self._arguments(), bootstrap(self._settings))
+        return "" if same else "its configuration or arguments are not those of now"
+
+    async def _taken(self, handle: Handle) -> bool:
+        """Take it over when it answers."""
         info = await self._answer(handle)
         version = parse_version(str(info.get("version"))) if info else None
         if version is None:
-            return _SILENT
+            return False
         self._stderr_from = _size(self._directory / STDERR)
         self._take(handle)
         self.version, self.adopted = version, True
         _log.info("envoy_adopted", pid=handle.pid, version=str(version))
         self._tell("adopted", handle.pid)
-        return ""
+        return True
 
     async def _answer(self, handle: Handle) -> dict[str, Any]:
         """What it says of itself; nothing when it does not within 10 s. One that was just started is waited for."""
@@ -192,7 +206,7 @@ class EnvoyProcess:
         _log.warning("envoy_replaced", pid=handle.pid, reason=reason)
         if reason != _SILENT:
             await self._drain(_REPLACE_DRAIN)
-        await _end(handle)
+        await end(handle)
         self._tell("replaced", handle.pid, reason)
 
     # --- an Envoy of our own
@@ -207,7 +221,7 @@ class EnvoyProcess:
                 self.version = await checking
             except BaseException:  # too old, not an Envoy, or cancelled: it must not stay behind
                 if self._handle:
-                    await _end(self._handle)
+                    await end(self._handle)
                 raise
 
     async def _restart(self, in_row: int) -> int:
@@ -230,7 +244,7 @@ class EnvoyProcess:
 
     def _spawn(self) -> None:
         config, command = bootstrap(self._settings), self._arguments()
-        _write_changed(self._config, config)
+        write_changed(self._config, config)
         self._stderr_from = _size(self._directory / STDERR)
         pid = spawn(command, self._directory)
         self._take(Handle.of(pid, command, config))
@@ -287,7 +301,8 @@ class EnvoyProcess:
         self._on_event(EnvoyEvent(kind, pid, detail))
 
 
-async def _end(handle: Handle) -> None:
+async def end(handle: Handle) -> None:
+    """SIGTERM, and SIGKILL when that does not end it within 5 s."""
     handle.send(signal.SIGTERM)
     try:
         async with asyncio.timeout(_KILL_AFTER_SECONDS):
@@ -297,7 +312,7 @@ async def _end(handle: Handle) -> None:
         await handle.ended()
 
 
-def _write_changed(path: Path, data: bytes) -> None:
+def write_changed(path: Path, data: bytes) -> None:
     """Nothing is written when nothing changed: a restart must work on a full disk too."""
     with suppress(MeshError):
         if read_private(path) == data:

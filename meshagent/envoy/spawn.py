@@ -11,7 +11,7 @@ from pathlib import Path
 from meshagent.errors import DataDirUnusable, EnvoyFailed
 
 LOG, ACCESS_LOG, STDERR = "envoy.log", "access.log", "envoy.stderr"
-_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}  # nothing of ours: it may hold secrets
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}  # nothing of ours: it may hold secrets
 _LOG_LINE = '{"time":"%Y-%m-%dT%T.%e%z","level":"%l","logger":"%n","message":"%j"}'
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 _STDERR_LIMIT = 1 << 20  # bytes; it gets a few lines each time that Envoy fails
@@ -49,7 +49,7 @@ def spawn(command: list[str], directory: Path) -> int:
         pid = os.posix_spawn(
             command[0],
             command,
-            _ENVIRONMENT,
+            ENVIRONMENT,
             file_actions=actions,
             setsid=True,
             setsigmask=(),

@@ -17,6 +17,13 @@ class LazyStore:
         self._opener = opener
         self._store: Store | None = None
         self._opening = asyncio.Lock()
+        self._checked_at = 0.0
+
+    @property
+    def checked_at(self) -> float:
+        """When `check` last ended, whatever it said, by the event loop's clock; before the first, when this was asked."""
+        self._checked_at = self._checked_at or asyncio.get_running_loop().time()
+        return self._checked_at
 
     @property
     def max_operations(self) -> int:
@@ -51,6 +58,8 @@ class LazyStore:
             return await (await self._opened()).check()
         except (StoreUnavailable, StoreDenied) as error:
             return StoreHealth(ok=False, version="", problems=(str(error),))
+        finally:
+            self._checked_at = asyncio.get_running_loop().time()
 
     async def close(self) -> None:
         """As Store.close."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshagent.envoy.bootstrap import BootstrapSettings
-from meshagent.envoy.process import EnvoyProcess, _write_changed, pause_before
+from meshagent.envoy.process import EnvoyProcess, pause_before, write_changed
 from meshagent.envoy.spawn import arguments, make_files, spawn
 from meshagent.errors import DataDirUnusable, EnvoyFailed
 from meshagent.private import write_private
@@ -34,11 +34,11 @@ async def test_nothing_can_be_watched_before_it_was_started(tmp_path: Path) -> N
 
 def test_a_file_that_says_the_same_is_not_written_again(tmp_path: Path) -> None:
     path = tmp_path / "envoy-bootstrap.json"
-    _write_changed(path, b"one")
+    write_changed(path, b"one")
     before = path.stat()
-    _write_changed(path, b"one")
+    write_changed(path, b"one")
     assert path.stat().st_ino == before.st_ino
-    _write_changed(path, b"two")
+    write_changed(path, b"two")
     assert path.read_bytes() == b"two"
 
 
