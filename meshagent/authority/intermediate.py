@@ -83,7 +83,10 @@ def keep_chain(directory: Path, intermediate: Intermediate) -> None:
 
 def cut(key: ec.EllipticCurvePrivateKey, name: str, trust_domain: str, root: Issuer, now: datetime) -> Intermediate:
     """An intermediate of our own below a root that this machine holds. Raises AuthorityUnavailable."""
-    depth = root.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+    try:
+        depth = root.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+    except (*UNREADABLE, x509.ExtensionNotFound):
+        depth = 0
     if depth == 0:
         raise AuthorityUnavailable(
             "the root in the data directory may sign no intermediates: it was made for one machine",

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from cryptography import x509
 from pydantic import Field, ValidationError
 
+from meshagent.ca.x509 import UNREADABLE
 from meshagent.errors import NotFound
 from meshagent.model.mesh import Mesh
 from meshagent.model.names import Model
@@ -110,11 +112,14 @@ class Reading:
             signers=self._records(self._keys.signers, SignerRecord, problems),
             problems=problems,
         )
-        if bundle is None or not bundle.roots.get(domain):
+        roots = tuple(filter(_is_readable, bundle.roots.get(domain, ()))) if bundle else ()
+        if bundle is None or not roots:
             return ledger
+        if len(roots) < len(bundle.roots[domain]):
+            problems[self._keys.bundle] = "holds a root that cannot be read"
         return replace(
             ledger,
-            roots=tuple(bundle.roots[domain]),
+            roots=roots,
             leaving=tuple(bundle.leaving),
             retired=tuple(bundle.retired),
         )
@@ -160,6 +165,14 @@ class Reading:
                 except UnreadableRecord as error:
                     problems[key] = str(error)
         return found
+
+
+def _is_readable(pem: str) -> bool:
+    """Whether it is certificates: one root that somebody spoilt must not take the others' TLS away."""
+    try:
+        return bool(x509.load_pem_x509_certificates(pem.encode()))
+    except UNREADABLE:
+        return False
 
 
 class _Kept(Model):

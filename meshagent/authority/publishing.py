@@ -7,7 +7,7 @@ import structlog
 from meshagent.authority.ledger import Ledger
 from meshagent.authority.signatory import key_digest
 from meshagent.authority.standing import own_roots
-from meshagent.ca.issuance import Issuer, public_key_of
+from meshagent.ca.issuance import Issuer, public_key_of, trust_domain_of
 from meshagent.ca.root_files import digest_of
 from meshagent.errors import CertificateRefused, Conflict, UsageProblem
 from meshagent.state.enrolment import SignerRecord
@@ -41,7 +41,7 @@ async def publish(store: Store, keys: Keys, name: str, record: SignerRecord) -> 
 
 async def publish_root(store: Store, keys: Keys, root: Issuer, ledger: Ledger) -> bool:
     """Make sure that the bundle in the store holds the root that this machine signs with. Returns whether it was added."""
-    if digest_of(root.certificate) in ledger.retired:
+    if digest_of(root.certificate) in ledger.retired or trust_domain_of(root.certificate) != ledger.trust_domain:
         return False
     try:
         return await add_roots(store, keys, own_roots(root))

@@ -95,7 +95,10 @@ class StoreConfig(Model):
     @field_validator("policy_public_keys", mode="before")
     @classmethod
     def _split_keys(cls, given: object) -> object:
-        return [each for each in re.split(r"[,\s]+", given) if each] if isinstance(given, str) else given
+        """As a tuple: what a validator of ours has touched is not a list of JSON any more, which would become one."""
+        if isinstance(given, str):
+            return tuple(each for each in re.split(r"[,\s]+", given) if each)
+        return tuple(given) if isinstance(given, list) else given
 
 
 class AgentConfig(StoreConfig):

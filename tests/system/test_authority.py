@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from meshagent.authority.founding import found_authority
 from meshagent.ca.authority_calls import Calls, known_by
 from meshagent.ca.x509 import accept, accept_host, new_key_and_csr
 from meshagent.errors import AuthorityUnavailable, CertificateRefused
@@ -20,8 +21,9 @@ from meshagent.model.mesh import Mesh
 from meshagent.private import write_private
 from meshagent.state.enrolment import SignerRecord
 from meshagent.state.foundation import lay_foundation
-from meshagent.state.records import decode
-from meshagent.store.base import Delete
+from meshagent.state.records import BundleRecord, decode, encode
+from meshagent.state.signing import Signing, Trust, new_signer, public_text
+from meshagent.store.base import Delete, Put
 from tests.servers import either, openbao
 from tests.servers.openssl import openssl_root
 from tests.system.authorities import DOMAIN, KEYS, Daemon, Host, World, asked, author, csr, leaf_of, now, svc, world
@@ -253,6 +255,36 @@ async def test_an_intermediate_from_the_pki_engine_of_vault():
         answer = await calls.post("/v1/enrol", body)
         accept_host(answer["chain"].encode(), key, "vm-1", bundle, DOMAIN, now())
         assert answer["chain"].count("BEGIN CERTIFICATE") == 3, "ours, Vault's, and the host's below both"
+
+
+async def test_where_policy_is_signed_an_authority_believes_no_bundle_but_a_signed_one():
+    async with world() as made:
+        signer, _ = new_signer()
+        signing = Signing(signer, Trust.of(signer.public))
+        daemon = made.daemon("a1", policy_public_keys=[public_text(signer.public)])
+        founded = found_authority(daemon.config, DOMAIN, now())
+        bundle = TrustBundle(((DOMAIN, (founded.root_pem,)),))
+        async with made.store() as store:
+            await lay_foundation(store, KEYS, Mesh(trust_domain=DOMAIN), bundle, author(), signing)
+            await daemon.start()
+            host = await made.join("vm-1", "web")
+            entry = (await store.read(KEYS.bundle)).entries[KEYS.bundle]
+            forged = decode(BundleRecord, entry.value).model_copy(update={"roots": {DOMAIN: ["evil"]}})
+            await store.commit([Put(KEYS.bundle, encode(forged))])
+        assert (await daemon.until("record_unusable"))["key"] == KEYS.bundle
+        assert (await made.stranger().get("/v1/roots"))["roots"] == [made.root]
+        assert await certified(made, host, daemon)
+
+
+async def test_one_spoilt_root_in_the_bundle_stops_no_authority():
+    async with world() as made:
+        daemon = await made.found()
+        await daemon.start()
+        host = await made.join("vm-1", "web")
+        async with made.store() as store:
+            await store.commit([Put(KEYS.bundle, encode(BundleRecord(roots={DOMAIN: ["spoilt"]})))])
+        await daemon.until("record_unusable")
+        assert await certified(made, host, daemon)
 
 
 async def test_whom_the_mesh_believes_is_told():

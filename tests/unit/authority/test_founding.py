@@ -177,6 +177,11 @@ def test_settings_that_cannot_hold_are_refused(text):
         settings(text)
 
 
+def test_public_keys_are_a_list_or_one_text():
+    assert settings("policy_public_keys: [ed25519:AAAA, /a]").policy_public_keys == ("ed25519:AAAA", "/a")
+    assert settings("policy_public_keys: ed25519:AAAA").policy_public_keys == ("ed25519:AAAA",)
+
+
 def test_flags_win_and_are_checked(tmp_path):
     assert settings("name: a1", name="a2", listen=None).name == "a2"
     with pytest.raises(UsageProblem, match="--listen"):

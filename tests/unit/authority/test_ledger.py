@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshagent.authority.ledger import Ledger, Reading, keep_ledger, load_ledger
+from meshagent.ca.issuance import new_root, to_pem
 from meshagent.model.mesh import Mesh
 from meshagent.state.enrolment import GrantRecord, SignerRecord
 from meshagent.state.keys import Keys
@@ -16,9 +18,16 @@ from meshagent.store.base import Changes, Entry
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 KEYS = Keys()
+
+
+def new_key():
+    return ec.generate_private_key(ec.SECP256R1())
+
+
 GRANT = GrantRecord(host="vm-1", services=("web",), at=NOW)
 SIGNER = SignerRecord(address="10.0.0.1:8443", intermediate="pem", at=NOW)
-BUNDLE = BundleRecord(roots={"mesh.one": ["root-1"], "other": ["root-2"]}, leaving=["aa"], retired=["bb"])
+ROOT, OTHER = (to_pem(new_root(key, "mesh.one", NOW)).decode() for key in (new_key(), new_key()))
+BUNDLE = BundleRecord(roots={"mesh.one": [ROOT], "other": [OTHER]}, leaving=["aa"], retired=["bb"])
 
 
 def mesh(domain: str = "mesh.one", revision: int = 1) -> bytes:
@@ -46,7 +55,7 @@ def test_a_mesh_is_read_whole():
     found = reading().take(changes(CONTENT, full=True))
     assert (found.trust_domain, found.roots, found.leaving, found.retired) == (
         "mesh.one",
-        ("root-1",),
+        (ROOT,),
         ("aa",),
         ("bb",),
     )
@@ -81,7 +90,17 @@ def test_without_a_readable_bundle_the_last_roots_stay(bundle):
     held.take(changes(CONTENT, full=True))
     content = {key: value for key, value in CONTENT.items() if key != KEYS.bundle}
     found = held.take(changes(content | ({KEYS.bundle: bundle} if bundle else {}), full=True))
-    assert found.roots == ("root-1",)
+    assert found.roots == (ROOT,)
+
+
+def test_one_spoilt_root_takes_no_other_away():
+    bundle = BundleRecord(roots={"mesh.one": ["spoilt", ROOT]})
+    found = reading().take(changes(CONTENT | {KEYS.bundle: encode(bundle)}, full=True))
+    assert found.roots == (ROOT,) and "cannot be read" in found.problems[KEYS.bundle]
+    held = reading()
+    held.take(changes(CONTENT, full=True))
+    spoilt = BundleRecord(roots={"mesh.one": ["spoilt"]})
+    assert held.take(changes({KEYS.bundle: encode(spoilt)})).roots == (ROOT,)
 
 
 def test_a_staged_mesh_document_does_not_count_yet():
@@ -100,10 +119,10 @@ def test_where_policy_is_signed_nothing_else_is_believed():
     signed = {KEYS.manifest: encode(manifest), KEYS.mesh: encode(domain), KEYS.bundle: encode(bundle)}
     held = reading(trust)
     assert held.take(changes(signed, full=True)).known
-    forged = signer.sign(KEYS.bundle, BUNDLE).model_copy(update={"roots": {"mesh.one": ["evil"]}})
-    assert held.take(changes({KEYS.bundle: encode(forged)})).roots == ("root-1",)
-    older = signer.sign(KEYS.bundle, BundleRecord(roots={"mesh.one": ["old"]}, signed_at=0))
-    assert held.take(changes({KEYS.bundle: encode(older)})).roots == ("root-1",)
+    forged = signer.sign(KEYS.bundle, BUNDLE).model_copy(update={"roots": {"mesh.one": [OTHER]}})
+    assert held.take(changes({KEYS.bundle: encode(forged)})).roots == (ROOT,)
+    older = signer.sign(KEYS.bundle, BundleRecord(roots={"mesh.one": [OTHER]}, signed_at=0))
+    assert held.take(changes({KEYS.bundle: encode(older)})).roots == (ROOT,)
 
 
 def test_it_is_kept_and_read_back_closed_to_others(tmp_path):
