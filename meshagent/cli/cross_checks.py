@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 from meshagent.cli.mesh import Seen, spoken
 from meshagent.cli.reading import Written, finding, name_of
+from meshagent.cli.route_checks import named_services, never_reached, route_errors
 from meshagent.cli.soundness import case_gap, l7_problem, unknown_service
 from meshagent.errors import Problem
 from meshagent.model.intention import Intention
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
 from meshagent.model.names import ANY
+from meshagent.model.route import Route
 from meshagent.model.service import Instance
 from meshagent.state.changes import Name
 
@@ -47,10 +49,16 @@ def findings(written: Sequence[Written], deleted: Collection[Name], before: Seen
     """Everything to say of documents that are to be applied, and of names that are to be deleted."""
     documents = {name: stated.thing for name, stated in before.documents.items() if name not in deleted}
     after = documents | {name_of(each): each.document for each in written}
-    errors = [*_mesh_errors(written, before), *_l7_errors(written, deleted, after, before.instances)]
+    errors = [
+        *_mesh_errors(written, before),
+        *_l7_errors(written, deleted, after, before.instances),
+        *route_errors(
+            written, deleted, after, lambda name: spoken(after.get(("service", name)), before.instances, name)
+        ),
+    ]
     known = before.services | {name for kind, name in after if kind == "service"}
     unknown = _unknown(written, known) if before.services else ()  # a new mesh knows nobody yet
-    warnings = [*_mesh_warnings(written), *_gaps(written), *unknown]
+    warnings = [*_mesh_warnings(written), *_gaps(written), *never_reached(written), *unknown]
     return Findings(tuple(errors), tuple(warnings))
 
 
@@ -122,3 +130,5 @@ def _names(document: Document) -> Iterator[tuple[str, tuple[str | int, ...]]]:
         yield document.name, ("name",)
         for index, source in enumerate(document.sources):
             yield source.name, ("sources", index, "name")
+    elif isinstance(document, Route):
+        yield from named_services(document)

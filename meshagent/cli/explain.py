@@ -14,12 +14,15 @@ from meshagent.cli.rulebook import tell_problems
 from meshagent.cli.rules import Data, verdict_data, verdict_words
 from meshagent.cli.session import Session
 from meshagent.cli.soundness import unknown_service
+from meshagent.cli.ways import Journey, journey, region_of, way_data, way_words
+from meshagent.cli.ways import called as called_of
 from meshagent.model.names import ANY, HTTP_PROTOCOLS
+from meshagent.model.route import Target
 from meshagent.model.service import Instance
 from meshagent.model.world import Origin
 from meshagent.policy import explain as verdicts
 from meshagent.policy.request import Request
-from meshagent.policy.resolve import protocol_of
+from meshagent.policy.resolve import outbound_of, protocol_of
 from meshagent.state.catalog import read_reports
 from meshagent.state.records import ReportRecord
 
@@ -59,6 +62,7 @@ async def check(
 @click.argument("method", required=False)
 @click.argument("path", required=False)
 @click.option("--header", multiple=True, type=SENT_HEADER, metavar="NAME=VALUE", help="A header of the request.")
+@click.option("--region", metavar="REGION", help="Where the caller's host stands; where its instances do unless told.")
 @mesh_options("store", "config", "output")
 @click.pass_obj
 @awaited
@@ -69,23 +73,25 @@ async def explain(
     method: str | None,
     path: str | None,
     header: tuple[tuple[str, str], ...],
+    region: str | None,
 ) -> int:
-    """Why a call of SOURCE to DESTINATION is allowed or refused, and which instances it would reach.
+    """Why a call of SOURCE to DESTINATION is allowed or refused, which way it takes, and which instances it would reach.
 
+    Where a route leads to several services, each of them has to allow it, with the path and headers that it gets to see.
     Exit code 0 allowed, 5 not.
 
     \b
     Example:  meshagent explain web payments GET /reports
     """
-    answer = await _answer(session, source, destination, _request(method, path, header))
-    called = [_instance(each) for each in answer.instances]
+    answer = await _answer(session, source, destination, _request(method, path, header), region)
+    called = [_instance(each, called) for each, called in answer.instances]
     table = Table(("INSTANCE", "HOST", "ADDRESS", "HEALTH", "CALLED"), [_cells(each) for each in called])
     show({**answer.data, "instances": called}, session.form(), answer.words, table)
     for report in answer.reports:
         if report.revision < answer.data["revision"]:
             warn(f"{report.host} has applied revision {report.revision} only: it may still decide by older rules")
-    if not any(each["called"] for each in called):
-        warn(f"no instance of {destination} is passing its checks: an allowed call would find nobody")
+    if answer.leads_on and not any(each["called"] for each in called):
+        warn(f"no instance of {answer.leads_on} is passing its checks: an allowed call would find nobody")
     return answer.exit_code
 
 
@@ -93,7 +99,8 @@ async def explain(
 class _Answer:
     data: Data
     words: str
-    instances: tuple[Instance, ...]
+    instances: tuple[tuple[Instance, bool], ...]  # and whether it is called
+    leads_on: str  # the services that the call would reach
     reports: tuple[ReportRecord, ...]  # of the hosts that decide
 
     @property
@@ -101,7 +108,9 @@ class _Answer:
         return 0 if self.data["allowed"] else NO
 
 
-async def _answer(session: Session, source: str, destination: str, request: Request | None) -> _Answer:
+async def _answer(
+    session: Session, source: str, destination: str, request: Request | None, region: str | None = None
+) -> _Answer:
     async with session.mesh() as mesh:
         seen = await mesh.read()
         reports = await read_reports(mesh.store, mesh.keys)
@@ -114,13 +123,30 @@ async def _answer(session: Session, source: str, destination: str, request: Requ
     if request is not None and protocol not in HTTP_PROTOCOLS:
         say(f"{destination} is a tcp service: its proxy sees connections, not requests")
         request = None
-    verdict = verdicts.explain(seen.guard(destination, now_utc()), source, request)
+    region = region_of(world, source) if region is None else region
+    way = journey(outbound_of(world, source, destination, region), request)
+    judge, arrives, verdict = _judged(seen, source, way, (Target(service=destination), request))
     default = _default_origin(seen)
     data = verdict_data(source, destination, request, verdict, default)
-    data |= {"protocol": protocol, "revision": seen.revision}
-    words = verdict_words(data, verdict.rule, default)
-    deciding = tuple(report for report in reports if destination in report.services)
-    return _Answer(data, words, world.instances.get(destination, ()), deciding)
+    data |= {"protocol": protocol, "revision": seen.revision, "route": way_data(way, destination), "judge": judge}
+    lines = [verdict_words(data, verdict.rule, default), way_words(way, destination)]
+    if (judge, arrives) != (destination, request):
+        lines.append(f"  judged   by {judge}" + (f", as {arrives.method} {arrives.path}" if arrives else ""))
+    reached = sorted({target.service or "" for target, _ in way.targets})
+    deciding = tuple(report for report in reports if set(reached) & set(report.services))
+    return _Answer(data, "\n".join(filter(None, lines)), called_of(way, world), ", ".join(reached), deciding)
+
+
+def _judged(
+    seen: Seen, source: str, way: Journey, itself: tuple[Target, Request | None]
+) -> tuple[str, Request | None, verdicts.Verdict]:
+    """Who judges the call, as what, and how: the first target that refuses it, else the first of all."""
+    judged = []
+    for target, request in way.targets or (itself,):
+        name = target.service or ""
+        verdict = verdicts.explain(seen.guard(name, now_utc()), source, request)
+        judged.append((name, request, verdict))
+    return next((each for each in judged if not each[2].allowed), judged[0])
 
 
 def _request(method: str | None, path: str | None, headers: tuple[tuple[str, str], ...]) -> Request | None:
@@ -137,7 +163,7 @@ def _default_origin(seen: Seen) -> Origin:
     return mesh.origin() if mesh else Origin()
 
 
-def _instance(instance: Instance) -> Data:
+def _instance(instance: Instance, called: bool) -> Data:
     return {
         "id": instance.id,
         "host": instance.host,
@@ -145,7 +171,8 @@ def _instance(instance: Instance) -> Data:
         "port": instance.port,
         "zone": instance.zone,
         "health": instance.health,
-        "called": instance.health == "passing",
+        "service": instance.service,
+        "called": called,
     }
 
 
