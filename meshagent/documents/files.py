@@ -11,13 +11,14 @@ from typing import BinaryIO, TypeVar
 from pydantic import BaseModel
 
 from meshagent.documents.compose import MAX_BYTES
-from meshagent.documents.decode import Decoded, Located, decode_all, decode_documents, twice
+from meshagent.documents.decode import Decoded, Located, decode_all, decode_documents, decode_one, twice
 from meshagent.documents.read import text_of
 from meshagent.errors import Problem
 
 Document = TypeVar("Document", bound=BaseModel)
 
 _ENDINGS = (".yaml", ".yml", ".json")
+_CASES = tuple(f".cases{ending}" for ending in _ENDINGS)  # what `policy test` asks: no document
 
 
 def read_documents_of(
@@ -25,7 +26,8 @@ def read_documents_of(
 ) -> Decoded[Document]:
     """The documents of files, of directories (recursively, sorted), and of `-` (standard input), by kind.
 
-    A kind and name that occurs twice in all of them is a problem. Hidden files, and links to directories, are left out.
+    A kind and name that occurs twice in all of them is a problem. Hidden files, files of cases, and links to directories
+    are left out.
     """
     decoded = _read(paths, stdin, lambda text, file: decode_documents(text, file, kinds))
     return Decoded(decoded.documents, (*decoded.problems, *twice(decoded.documents)))
@@ -34,6 +36,22 @@ def read_documents_of(
 def read_paths(paths: Iterable[Path | str], model: type[Document], stdin: BinaryIO | None = None) -> Decoded[Document]:
     """The same for files that hold one model only, without `kind`; two of them may share a name."""
     return _read(paths, stdin, lambda text, file: decode_all(text, file, model))
+
+
+def read_cases(paths: Iterable[Path | str], model: type[Document]) -> Decoded[Document]:
+    """What the files of cases among these paths, and in directories of them, hold: one model each, without `kind`."""
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            files += _inside(path, is_cases)[1]
+        elif is_cases(path.name):
+            files.append(path)
+    return _read(files, None, lambda text, file: decode_one(text, file, model))
+
+
+def is_cases(name: str) -> bool:
+    """Whether a file of this name holds cases for `policy test`."""
+    return name.endswith(_CASES) and not name.startswith(".")
 
 
 def _read(
@@ -74,14 +92,24 @@ def _text(file: Path) -> str | Problem:
 def _files(path: Path) -> list[Path | Problem]:
     if not path.is_dir():
         return [path]
-    found: list[Path] = []
-    problems: list[Path | Problem] = []
-    for directory, inner, names in os.walk(path, onerror=lambda error: problems.append(_unreadable(path, error))):
-        inner[:] = (name for name in inner if not name.startswith("."))
-        found += (Path(directory, name) for name in names if name.endswith(_ENDINGS) and not name.startswith("."))
+    problems, found = _inside(path, _is_documents)
     if not found and not problems:
         return [Problem(str(path), 0, "", f"holds no file that ends in {', '.join(_ENDINGS)}")]
-    return [*problems, *sorted(found)]
+    return [*problems, *found]
+
+
+def _inside(path: Path, wanted: Callable[[str], bool]) -> tuple[list[Problem], list[Path]]:
+    """The files with a wanted name below a directory, sorted, and what could not be looked into."""
+    found: list[Path] = []
+    problems: list[Problem] = []
+    for directory, inner, names in os.walk(path, onerror=lambda error: problems.append(_unreadable(path, error))):
+        inner[:] = (name for name in inner if not name.startswith("."))
+        found += (Path(directory, name) for name in names if wanted(name))
+    return problems, sorted(found)
+
+
+def _is_documents(name: str) -> bool:
+    return name.endswith(_ENDINGS) and not name.startswith(".") and not is_cases(name)
 
 
 def _unreadable(path: Path, error: OSError) -> Problem:

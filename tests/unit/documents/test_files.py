@@ -5,7 +5,7 @@ import io
 import pytest
 
 from meshagent.documents.compose import MAX_BYTES
-from meshagent.documents.files import read_documents_of, read_paths
+from meshagent.documents.files import read_cases, read_documents_of, read_paths
 from meshagent.model.kinds import KINDS
 from meshagent.model.service import ServiceDefinition
 
@@ -120,3 +120,12 @@ def test_definitions_of_services_are_read_without_a_kind(folder):
     assert kind.startswith(
         "policies/a.yaml:1: kind: is not a field of service definition (its fields: name, id, port, "
     )
+
+
+def test_files_of_cases_are_no_documents_and_are_read_by_themselves(folder):
+    for place in ("a.cases.yaml", "inner/b.cases.json", "inner/.c.cases.yaml"):
+        (folder / "policies" / place).write_text(f"{{name: {place[0]}, port: 1}}\n")
+    assert names(read_documents_of(["policies"], KINDS)) == ["a", "b", "c"]
+    found = read_cases(["policies", "policies/a.yaml", "policies/a.cases.yaml"], ServiceDefinition)
+    assert [located.file for located in found.documents] == ["policies/a.cases.yaml", "policies/inner/b.cases.json"]
+    assert problems(read_cases(["gone.cases.yaml"], ServiceDefinition))[0].startswith("gone.cases.yaml: cannot be read")
