@@ -154,8 +154,10 @@ class _Parser:
             return self.value(path)
         if token.kind == "sign" and token.value == "{":
             return self._nested(path, token)
-        if token.kind == "text":
+        if token.kind == "text" and len(path) <= MAX_DEPTH:
             return {token.value: self._after_name((*path, token.value))}
+        if token.kind == "text":
+            raise _Broken(token.line, f"is nested more than {MAX_DEPTH} levels deep")
         raise _Broken(token.line, f"a value for {path[-1]} is expected, not {token.value!r}")
 
     def _nested(self, path: Path, token: _Token) -> dict[str, Any]:

@@ -14,7 +14,7 @@ _LONGEST = 3.6e15  # microseconds, a million hours: our own limit
 
 def span(value: object) -> str:
     """Our spelling of a duration. Raises ValueError when it is none, is negative or too long."""
-    if value in {0, "0"} and not isinstance(value, bool):
+    if value in (0, "0") and not isinstance(value, bool):
         return "0ms"
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return _written(value * _MICROSECONDS["ns"])

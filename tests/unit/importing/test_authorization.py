@@ -51,8 +51,13 @@ def listed(values, name):
 
 
 rules = st.fixed_dictionaries(
-    {}, optional={"from": listed(sources, "source"), "to": listed(wide, "operation"), "when": st.lists(whens, min_size=1, max_size=2)}
-)  # fmt: skip
+    {},
+    optional={
+        "from": listed(sources, "source"),
+        "to": listed(wide, "operation"),
+        "when": st.lists(whens, min_size=1, max_size=2),
+    },
+)
 
 
 def policy(rules, action="ALLOW", name="one", **meta):
@@ -73,7 +78,7 @@ CALLS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(policies)
 def test_no_call_is_allowed_that_istio_would_refuse(found):
     allowed = judge(imported(found), "shop")
@@ -86,7 +91,9 @@ simple = st.fixed_dictionaries(
     optional={
         "from": listed(fields(principals=some(PRINCIPALS[:3])), "source"),
         "to": listed(fields(paths=some(PATHS), methods=some(["GET", "POST", "*"])), "operation"),
-        "when": st.lists(fields(values=some(["fin", "f*"])).map(lambda each: {"key": "request.headers[X-Team]", **each}), max_size=1),
+        "when": st.lists(
+            fields(values=some(["fin", "f*"])).map(lambda each: {"key": "request.headers[X-Team]", **each}), max_size=1
+        ),
     },
 )  # fmt: skip
 
