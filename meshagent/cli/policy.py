@@ -46,7 +46,10 @@ PRUNE = click.option("--prune", is_flag=True, help="Delete the documents that no
         "diff": Lazy("meshagent.cli.policy_diff:diff", "How files differ from the mesh, line by line."),
         "plan": Lazy("meshagent.cli.policy_diff:plan", "What files would change, in words: who gains and loses whom."),
         "lint": Lazy("meshagent.cli.policy_lint:lint", "What is allowed in files and yet most likely not meant."),
-        "import": Lazy("meshagent.cli.policy_import:import_", "Turn the policy of Istio, Consul or Kuma into documents."),
+        "test": Lazy("meshagent.cli.policy_cases:test", "Whether documents do what the cases beside them expect."),
+        "import": Lazy(
+            "meshagent.cli.policy_import:import_", "Turn the policy of Istio, Consul or Kuma into documents."
+        ),
         "export": Lazy("meshagent.cli.policy_diff:export", "Write all documents of the mesh as files."),
         "history": Lazy("meshagent.cli.policy_history:history", "What was changed, by whom, when and why."),
         "rollback": Lazy("meshagent.cli.policy_history:rollback", "Make the policy what it was at a revision."),

@@ -1,0 +1,80 @@
+"""came_of(world, source, destination, ...) -> Came: every place that a call comes to, with the verdict there. Pure.
+
+Both parts are those of `explain`: the way by the route of the destination, and the verdict by the intentions of each
+service that the way leads to, on the request as it arrives there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from meshagent.cli.ways import journey
+from meshagent.model.names import HTTP_PROTOCOLS, Protocol
+from meshagent.model.view import Way
+from meshagent.model.world import World
+from meshagent.policy.explain import Outcome, Verdict, explain
+from meshagent.policy.precedence import guard
+from meshagent.policy.request import Request
+from meshagent.policy.resolve import known_protocol, outbound_of, protocol_of
+
+End = Outcome | Literal["answered", "mixed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One place that a call may come to, with its share of such calls in percent, and the verdict there."""
+
+    service: str
+    subset: str | None
+    percent: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What came of a call. `protocol` is None when nothing says how the destination speaks.
+
+    Without arrivals the caller's own proxy answers. `undecided`: no request is given, and a route may look at it.
+    """
+
+    protocol: Protocol | None
+    way: Way | None
+    arrivals: tuple[Arrival, ...]
+    undecided: bool = False
+
+    @property
+    def end(self) -> End:
+        """What becomes of the call; `mixed` when its places say different things."""
+        if self.undecided:
+            return "depends"
+        outcomes = {arrival.verdict.outcome for arrival in self.arrivals}
+        if not outcomes:
+            return "answered"
+        return outcomes.pop() if len(outcomes) == 1 else "mixed"
+
+
+def came_of(world: World, source: str, destination: str, request: Request | None, region: str, now: datetime) -> Came:
+    """What becomes of a call from a host in this region; without a request, of the call as such.
+
+    A TCP service's proxy sees no request, so one that is given is not looked at there.
+    """
+    protocol = known_protocol(world, destination)
+    if protocol_of(world, destination) not in HTTP_PROTOCOLS:
+        request = None
+    found = journey(outbound_of(world, source, destination, region), request)
+    if found.undecided:
+        return Came(protocol, None, (), undecided=True)
+    total = sum(target.weight for target, _ in found.targets) or 1
+    arrivals = (
+        Arrival(service, target.subset, 100 * target.weight / total, _verdict(world, source, service, sent, now))
+        for target, sent in found.targets
+        for service in (target.service or destination,)
+    )
+    return Came(protocol, found.way, tuple(arrivals))
+
+
+def _verdict(world: World, source: str, service: str, request: Request | None, now: datetime) -> Verdict:
+    judged = guard(service, protocol_of(world, service), world.mesh, world.intentions, now)
+    return explain(judged, source, request)

@@ -1,0 +1,94 @@
+"""`meshagent policy test`: cases beside the policies, judged offline by what `explain` asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from meshagent.cli.applied import NO
+from meshagent.cli.cases import Cases, Judged, by_service, judged
+from meshagent.cli.cross_checks import findings
+from meshagent.cli.mesh import Seen, author, now_utc
+from meshagent.cli.options import awaited, mesh_options
+from meshagent.cli.output import say, show
+from meshagent.cli.policy import FILES, raise_errors
+from meshagent.cli.reading import Written, name_of, read_policy, stated
+from meshagent.cli.rules import Data
+from meshagent.cli.session import Session
+from meshagent.documents.decode import Located
+from meshagent.documents.files import is_cases, read_cases
+from meshagent.errors import UsageProblem
+
+_NEXT = "cases are in files that end in .cases.yaml, beside the documents: name the directory"
+
+
+@click.command()
+@FILES
+@mesh_options("output")
+@click.pass_obj
+@awaited
+async def test(session: Session, files: tuple[str, ...]) -> int:
+    """Whether the documents of files do what their cases expect. Exit code 0 all hold, 5 one does not, 3 a file is wrong.
+
+    Cases are in files that end in .cases.yaml. Nothing is asked of the mesh: a case's services are those of its file.
+
+    \b
+    Example:  meshagent policy test -f policies/canary
+    """
+    written, cases = read(files)
+    found = outcomes(written, cases)
+    broken = [each for each in found if each.misses]
+    lines = [line for each in broken for line in words(each)]
+    show([_row(each) for each in found], session.form(), *lines)
+    say(f"{len(found) - len(broken)} of {len(found)} cases hold")
+    return NO if broken else 0
+
+
+def read(files: Sequence[str]) -> tuple[tuple[Written, ...], tuple[Located[Cases], ...]]:
+    """The documents and the cases of files. Raises InvalidDocument with every problem, UsageProblem where one is missing."""
+    documents = [file for file in files if not is_cases(Path(file).name)]
+    found = read_cases([file for file in files if file != "-"], Cases)
+    if not documents:
+        raise UsageProblem(f"there is no document in {', '.join(files)}", next_step=_NEXT)
+    written, problems = read_policy(documents)
+    errors = findings(written, (), Seen(0, {}, {}, ())).errors
+    raise_errors((*problems, *found.problems, *errors), "nothing was tested")
+    if not found.documents:
+        raise UsageProblem(f"there is no case in {', '.join(files)}", next_step=_NEXT)
+    return written, found.documents
+
+
+def outcomes(written: Sequence[Written], cases: Sequence[Located[Cases]]) -> tuple[Judged, ...]:
+    """Every case with what came of it, as if these documents were the whole policy."""
+    now = now_utc()
+    documents = {name_of(each): stated(each, author(now)) for each in written}
+    world = Seen(0, documents, {}, ()).world()
+    return tuple(
+        each
+        for file in cases
+        for each in judged(file, replace(world, instances=by_service(file.document.instances())), now)
+    )
+
+
+def words(outcome: Judged) -> list[str]:
+    """A case that does not hold, for a person."""
+    case = outcome.case
+    name = f"{case.name} ({case.call})" if case.name else case.call
+    misses = [f"  {miss.field:<8} expected {miss.expected}, came {miss.came}" for miss in outcome.misses]
+    return [f"{outcome.file}:{outcome.line}: {name}", *misses, *(f"  because  {why}" for why in outcome.why)]
+
+
+def _row(outcome: Judged) -> Data:
+    case = outcome.case
+    return {
+        "file": outcome.file,
+        "line": outcome.line,
+        "name": case.name,
+        "call": case.call,
+        "holds": not outcome.misses,
+        "misses": [{"field": each.field, "expected": each.expected, "came": each.came} for each in outcome.misses],
+        "why": list(outcome.why),
+    }
