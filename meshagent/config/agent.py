@@ -68,7 +68,8 @@ class EnvoyConfig(Model):
     max_connections: int = Field(default=50_000, ge=1, description="Downstream connections at most; more are refused.")
     drain: Duration = Field(default=timedelta(seconds=10), description="How long a stop waits for what is under way.")
     own_unit: bool = Field(
-        default=False, description="Whether systemd runs Envoy, in meshagent-envoy.service; the units say so themselves."
+        default=False,
+        description="Whether systemd runs Envoy, in meshagent-envoy.service; the units say so themselves.",
     )
 
 
