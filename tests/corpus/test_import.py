@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
+import random
 import re
 from pathlib import Path
 
@@ -158,3 +161,56 @@ def test_consuls_three_spellings_of_one_entry_are_one_document():
 def test_the_pairs_of_consuls_own_documentation_are_equal(kind, spellings):
     first, second = (read("consul", CORPUS / "consul/docs-examples" / kind / name) for name in spellings)
     assert first.documents == second.documents and first.documents
+
+
+STRANGE = [
+    None,
+    0,
+    -1,
+    1.5,
+    True,
+    "",
+    "*",
+    "A_b",
+    [],
+    {},
+    [{}],
+    [None],
+    {"a": {}},
+    "5s",
+    10**20,
+    "\u2028",
+    "//a",
+    "(",
+    "a,b",
+]
+
+
+def _documents():
+    from meshagent.importing.hcl import read_hcl
+
+    for mesh in MESHES:
+        for path in files(mesh):
+            if path.suffix == ".hcl":
+                yield from ((mesh, tree.data) for tree in read_hcl(path.read_text(), str(path)).trees)
+            else:
+                yield from ((mesh, each) for each in yaml.safe_load_all(text_of(path)) if isinstance(each, dict))
+
+
+def _places(value):
+    for key, each in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        yield value, key
+        if isinstance(each, dict | list):
+            yield from _places(each)
+
+
+def test_each_object_alone_also_with_a_strange_value_in_it_is_imported_or_reported():
+    chance = random.Random(5)
+    for mesh, document in _documents():
+        for _ in range(3):
+            found = import_policy(mesh, [("f.json", json.dumps(document))], {})
+            assert found.taken or found.notes or not found.objects, document
+            assert not decode_documents(to_yaml(found.documents), "imported.yaml", KINDS).problems, document
+            if places := list(_places(document)):
+                around, key = chance.choice(places)
+                around[key] = copy.deepcopy(chance.choice(STRANGE))
