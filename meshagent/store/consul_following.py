@@ -22,6 +22,8 @@ _CROWD_OF_ABSENT = 3
 _FOR_NOTHING = 2
 # Seconds before a query that was answered is sent again: what follows from the answer goes first, here and at the server.
 _BREATH = 0.003
+# The same for an answer that told nothing: a commit that wakes absent keys for nothing has woken others for good reason.
+_LONG_BREATH = 0.03
 _ABSENT = 404
 # Ends the name of a folder's query: no key or tree ends like this.
 _FOLDER = "//"
@@ -141,7 +143,7 @@ class Followers:
         try:
             async for answer in self._consul.follow(path, params):
                 self._take(name, answer)
-                await asyncio.sleep(self._breath)
+                await asyncio.sleep(_LONG_BREATH if self._for_nothing[name] else self._breath)
         except StoreDenied:
             # A folder that was followed in place of single keys: those may be allowed.
             if not name.endswith(_FOLDER) or name in queries_of(self._scope):

@@ -39,7 +39,7 @@ class FakeConsul:
     async def answer(self, index: int, status: int, *names: str) -> None:
         for name in names:
             self.running[f"/v1/kv/{name}"].put_nowait(answer(index, status))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
 
     @property
     def followed(self) -> set[str]:
