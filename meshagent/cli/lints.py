@@ -6,15 +6,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from meshagent.cli import route_lints
 from meshagent.cli.mesh import Seen, spoken
 from meshagent.cli.reading import Written, finding, name_of
+from meshagent.cli.route_checks import named_services
 from meshagent.cli.soundness import case_gap, unknown_service
 from meshagent.errors import Problem
-from meshagent.model.intention import HttpMatch, Intention, IntentionSource
+from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
 from meshagent.model.names import ANY, HTTP_PROTOCOLS, Protocol
+from meshagent.model.route import Route
 from meshagent.model.service import Service
+from meshagent.policy.covers import covers
 from meshagent.state.changes import Name
 
 
@@ -67,8 +71,14 @@ def _case_gap(written: Written, _: Around) -> Iterator[Problem]:
 
 
 def _nobody(written: Written, around: Around) -> Iterator[Problem]:
-    if not around.seen.services or not isinstance(written.document, Intention):
+    if not around.seen.services:
         return  # a new mesh knows nobody yet
+    if isinstance(written.document, Route):
+        for name, path in named_services(written.document):
+            if words := unknown_service(name, around.known):
+                yield finding(written, words, *path)
+    if not isinstance(written.document, Intention):
+        return
     if words := unknown_service(written.document.name, around.known):
         yield finding(written, words, "name")
     for index, source in _sources(written):
@@ -129,31 +139,12 @@ CHECKS: Mapping[str, Check] = {
     "L006": _everybody,
     "L007": _permissive,
     "L008": _needs_requests,
+    "L009": lambda written, around: route_lints.empty_places(written, around.seen.instances, around.documents),
+    "L010": lambda written, _: route_lints.never_met(written),
+    "L011": lambda written, around: route_lints.nowhere(written, around.seen.instances, around.documents),
+    "L012": lambda written, _: route_lints.no_time_to_retry(written),
+    "L013": lambda written, _: route_lints.copied_to_itself(written),
 }
-
-
-def covers(wide: HttpMatch, narrow: HttpMatch) -> bool:
-    """Whether every request that `narrow` matches is matched by `wide`, as far as that can be told for certain."""
-    methods = not wide.methods or (bool(narrow.methods) and set(narrow.methods) <= set(wide.methods))
-    return methods and set(wide.headers) <= set(narrow.headers) and _covers_path(wide, narrow)
-
-
-def _covers_path(wide: HttpMatch, narrow: HttpMatch) -> bool:
-    if wide.path_exact is None and wide.path_prefix is None and wide.path_regex is None:
-        return True
-    if narrow.ignore_case and not wide.ignore_case:
-        return False
-    if wide.path_regex is not None:
-        return wide.path_regex == narrow.path_regex
-    if wide.path_exact is not None:
-        return narrow.path_exact is not None and _folded(wide, wide.path_exact) == _folded(wide, narrow.path_exact)
-    path = narrow.path_exact or narrow.path_prefix
-    prefix = _folded(wide, wide.path_prefix or "").rstrip("/")
-    return path is not None and (_folded(wide, path).rstrip("/") + "/").startswith(prefix + "/")
-
-
-def _folded(match: HttpMatch, path: str) -> str:
-    return path.lower() if match.ignore_case else path
 
 
 def _sources(written: Written) -> Iterator[tuple[int, IntentionSource]]:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from meshagent.cli.lints import CHECKS, covers
-from meshagent.model.intention import HttpMatch
+from meshagent.cli.lints import CHECKS
 
 ALLOW = "{action: allow, http: {%s}}"
+ROUTE = "kind: route\nname: payments\nrules:\n"
+SUBSETS = "kind: service\nname: payments\nprotocol: http\nsubsets: {v1: {version: v1}, v2: {version: v2}}\n---\n"
 INTENTION = "kind: intention\nname: payments\nsources:\n"
 PERMISSIONS = INTENTION + "- name: web\n  permissions:\n"
 CASES = {
@@ -40,6 +41,31 @@ CASES = {
         4,
         "kind: service\nname: payments\nprotocol: http\nrate_limit: {requests_per_second: 5}\n",
     ),
+    "L009": (
+        SUBSETS + ROUTE + "- to: [{subset: v1}, {subset: v2}]\n",
+        9,
+        SUBSETS + ROUTE + "- to: [{subset: v1}, {subset: v2, weight: 0}]\n",
+    ),
+    "L010": (
+        ROUTE + "- match: {path_prefix: /a}\n- {match: {path_exact: /a/b}, timeout: 2s}\n",
+        5,
+        ROUTE + "- {match: {path_exact: /a/b}, timeout: 2s}\n- match: {path_prefix: /a}\n",
+    ),
+    "L011": (
+        SUBSETS + ROUTE + "- to: [{subset: v2}, {subset: v1, weight: 0}]\n",
+        9,
+        SUBSETS + ROUTE + "- to: [{subset: v1}, {subset: v2, weight: 0}]\n",
+    ),
+    "L012": (
+        ROUTE + "- timeout: 2s\n  retry: {attempts: 2}\n",
+        5,
+        ROUTE + "- timeout: 2s\n  retry: {attempts: 2, per_try_timeout: 500ms}\n",
+    ),
+    "L013": (
+        ROUTE + "- mirror: [{percent: 10}]\n",
+        4,
+        ROUTE + "- mirror: [{service: shadow, percent: 10}]\n",
+    ),
 }
 
 
@@ -50,6 +76,8 @@ def lint(mesh, tmp_path, text, *options, code=0):
 
 @pytest.mark.parametrize("code", CASES)
 def test_each_code_is_found_at_its_line_and_not_in_what_is_meant(mesh, tmp_path, code):
+    mesh.register("payments", meta={"version": "v1"})
+    mesh.register("shadow")
     wrong, line, right = CASES[code]
     found = json.loads(lint(mesh, tmp_path, wrong, "-o", "json", code=5).stdout)
     assert [(row["code"], row["line"]) for row in found] == [(code, line)]
@@ -63,6 +91,38 @@ def test_a_name_that_nobody_has_is_found_once_others_are_known(mesh, tmp_path):
     assert found == "L003 policy.yaml:4: sources[0].name: no service wob is registered yet. Did you mean web?\n"
 
 
+def test_routes_name_services_that_are_known(mesh, tmp_path):
+    found = lint(mesh, tmp_path, ROUTE + "- {match: {sources: [wob]}, to: [{service: payment}]}\n", code=5).stdout
+    assert [line.partition(": ")[2] for line in found.splitlines()] == [
+        "rules[0].match.sources[0]: no service wob is registered yet. Did you mean web?",
+        "rules[0].to[0].service: no service payment is registered yet. Did you mean payments?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("{to: [{subset: v1}, {subset: v2}], strict: true}", "L009 .* its share is answered 503"),
+        ("{to: [{subset: v1}, {subset: v2}]}", "L009 .* its share goes to the others"),
+        ("{mirror: [{subset: v2}]}", "L009 .* no copy arrives"),
+        ("{to: [{subset: v2}, {subset: v3}]}", "L011 .* nor in what else has a weight: requests are answered 503$"),
+        ("{to: [{subset: v2}, {subset: v1, weight: 0}]}", "L011 .* is no fallback"),
+        ("{to: [{subset: v1}], mirror: [{subset: v1}]}", "L013 .* copies requests to payments"),
+    ],
+)
+def test_a_finding_on_a_route_says_what_comes_of_it(mesh, tmp_path, rule, words):
+    mesh.register("payments", meta={"version": "v1"})
+    subsets = SUBSETS.replace("}}", "}, v3: {version: v3}}")
+    found = lint(mesh, tmp_path, subsets + ROUTE + f"- {rule}\n", code=5).stdout
+    assert re.search(words, found, re.MULTILINE)
+    assert len(found.splitlines()) == 1
+
+
+def test_subsets_of_a_service_that_has_no_instance_yet_are_left_alone(mesh, tmp_path):
+    text = (SUBSETS + ROUTE + "- to: [{subset: v1}, {subset: v2}]\n").replace("payments", "new")
+    assert lint(mesh, tmp_path, text).stdout == ""
+
+
 def test_a_code_can_be_left_out_and_an_unknown_one_is_a_slip(mesh, tmp_path):
     assert lint(mesh, tmp_path, CASES["L007"][0], "--ignore", "L007").stdout == ""
     assert "there is no code L099" in lint(mesh, tmp_path, CASES["L007"][0], "--ignore", "L099", code=2).stderr
@@ -72,23 +132,3 @@ def test_every_code_is_explained_and_has_a_case():
     explained = re.findall(r"^\| (L\d{3}) \|", Path("docs/lint.md").read_text(), re.MULTILINE)
     assert explained == list(CHECKS)
     assert {*CASES, "L003"} == set(CHECKS)
-
-
-@pytest.mark.parametrize(
-    ("wide", "narrow", "wanted"),
-    [
-        ({"path_prefix": "/a"}, {"path_prefix": "/a/b"}, True),
-        ({"path_prefix": "/a"}, {"path_prefix": "/ab"}, False),
-        ({"path_prefix": "/a"}, {"path_exact": "/a"}, True),
-        ({"path_prefix": "/"}, {"path_regex": "/x.*"}, False),
-        ({"path_exact": "/a"}, {"path_prefix": "/a"}, False),
-        ({"path_exact": "/A", "ignore_case": True}, {"path_exact": "/a"}, True),
-        ({"path_exact": "/a"}, {"path_exact": "/a", "ignore_case": True}, False),
-        ({"methods": ["GET", "POST"]}, {"methods": ["GET"], "path_prefix": "/"}, True),
-        ({"methods": ["GET"]}, {"path_prefix": "/"}, False),
-        ({"path_prefix": "/", "headers": [{"name": "x"}]}, {"path_prefix": "/a"}, False),
-        ({"path_prefix": "/"}, {"path_prefix": "/a", "headers": [{"name": "x"}]}, True),
-    ],
-)
-def test_what_covers_what(wide, narrow, wanted):
-    assert covers(HttpMatch.model_validate(wide), HttpMatch.model_validate(narrow)) is wanted
