@@ -10,11 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from meshagent.ca import open_authority
+from meshagent.state.changes import Author
+from meshagent.state.roots import Vault, read_roots, retire
+from meshagent.state.signing import UNSIGNED, Trust
 from tests.servers import consul
 from tests.servers.programs import program
 from tests.system.apps import HttpApp, TcpApp, get
-from tests.system.live import eventually, free_port, live_mesh
+from tests.system.forged import Identity, Peer
+from tests.system.live import KEYS, TRUST_DOMAIN, eventually, free_port, live_mesh
+from tests.system.load import Calls
 from tests.system.shop import until_status
+from tests.system.test_rotation import reach, started
 
 FORM = "ns/default/dc/dc1/svc"
 
@@ -36,8 +42,8 @@ async def connected():
         await asyncio.to_thread(context.__exit__, None, None, None)
 
 
-async def an_agent(mesh):
-    agent = await mesh.agent("vm-a", host_address="127.0.0.1")
+async def an_agent(mesh, name="vm-a"):
+    agent = await mesh.agent(name, host_address="127.0.0.1")
     while free_port() < agent.inbound_port + 8:  # each of its services takes mTLS on a port of its own
         pass
     return agent
@@ -200,3 +206,47 @@ async def test_tcp_both_ways_and_a_restart_without_consul_opens_nothing_that_con
             assert not await passes(into) and app.connections == met
             await veto.forget()
             await until_through(into)
+
+
+async def test_away_from_consuls_ca_under_load_and_its_certificates_are_refused_afterwards():
+    rates = {"http kept": 40, "http new": 10, "tcp new": 10}  # open TCP connections end once when a trust domain comes
+    async with connected() as (servers, trust_domain, mesh):
+        called, here = await an_agent(mesh, "vm-b"), await an_agent(mesh, "vm-a")
+        payments, ledger, http, tcp = (free_port() for _ in range(4))
+        async with HttpApp(payments, "payments"), TcpApp(ledger):
+            await called.up(name="payments", port=payments, protocol="http")
+            await called.up(name="ledger", port=ledger, protocol="tcp")
+            upstreams = [{"service": "payments", "local_port": http}, {"service": "ledger", "local_port": tcp}]
+            await here.up(name="web", port=free_port(), protocol="http", upstreams=upstreams)
+            await mesh.intend("ledger", web="allow")
+            await mesh.applied(await mesh.intend("payments", web="allow"))
+            await until_status(http, 200)
+            await until_through(tcp)
+            leaf = await asyncio.to_thread(servers.call, "GET", "/v1/agent/connect/ca/leaf/web")
+            old = Identity(mesh.directory / "old.pem")
+            old.path.write_text(leaf["PrivateKeyPEM"] + leaf["CertPEM"])
+            peer = Peer(called.inbound_port, old, f"web.payments.{TRUST_DOMAIN}")
+            assert (await peer.get()).status == 200
+            settings = mesh.directory / "other.yaml"
+            mesh.ca_settings = f"provider: builtin, path: {mesh.directory}/other"
+            settings.write_text(f"ca: {{{mesh.ca_settings}, ttl: 1h}}\n")
+            async with Calls(http, tcp, rates) as calls:
+                going = await started(here, "--to", str(settings))
+                await reach(here, "activate")
+                for agent in (called, here):
+                    await agent.kill()
+                    await agent.start()
+                own = f"spiffe://{TRUST_DOMAIN}/svc/"
+                for agent, service in ((called, "payments"), (called, "ledger"), (here, "web")):
+                    await eventually(lambda a=agent, s=service: f"{own}{s}" in a.admin("/certs").decode(), 35)
+                assert (await peer.get()).status == 200, "Consul's certificates are good until its roots are retired"
+                assert not calls.failed() and calls.count() > 300
+            going.terminate()  # it would wait for the end of the last of them, and of what they opened, for three days
+            await going.wait()
+            record = (await read_roots(mesh.store, KEYS, Trust())).rotation
+            assert record.kind == "provider" and record.stage == "activate"
+            vault = Vault(mesh.store, KEYS, UNSIGNED, lambda why: Author("test", datetime.now(UTC), why))
+            await retire(vault, record)
+            await eventually(lambda: trust_domain not in called.admin("/certs").decode(), 10)
+            assert isinstance(await peer.get(), str)
+            await until_status(http, 200)
