@@ -28,6 +28,8 @@ def staged(
 def leaves(before: Outbound, after: Outbound) -> bool:
     """Whether some way leads to less than before, and none to anything else."""
     pairs = list(zip(before.ways, after.ways, strict=False))
+    if (before.source, before.upstream) != (after.source, after.upstream):
+        return False
     same = len(before.ways) == len(after.ways) and all(old.rule == new.rule for old, new in pairs)
     within = same and all(target in old.to for old, new in pairs for target in new.to)
     return within and any(len(new.to) < len(old.to) for old, new in pairs)

@@ -8,13 +8,15 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import strategies as st
 
 from meshagent.model.intention import Intention, IntentionSource
+from meshagent.model.matching import RouteMatch
 from meshagent.model.mesh import Mesh
+from meshagent.model.route import Mirror, Route, RouteRule, Target
 from meshagent.model.service import Instance, Service, ServiceDefinition
 from meshagent.model.world import Local, Stated, World
 from meshagent.policy.resolve import Host
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
-HOST = Host("vm-1", "10.0.0.1")
+HOST = Host("vm-1", "10.0.0.1", "eu")
 NAMES = ("web", "payments", "ledger", "orders")
 NOTHING = World(1, Mesh())
 
@@ -54,18 +56,35 @@ instances = st.lists(
         protocol=st.sampled_from(("http", "tcp")),
         health=st.sampled_from(("passing", "failing", "draining")),
         plain=st.booleans(),
+        meta=st.sampled_from(({}, {"version": "v1"}, {"version": "v2"})),
     ),
     max_size=3,
 )
 services = st.none() | st.tuples(
-    st.sampled_from(("http", "tcp", None)), st.sampled_from(("strict", "permissive", "permissive"))
+    st.sampled_from(("http", "tcp", None)),
+    st.sampled_from(("strict", "permissive", "permissive")),
+    st.sampled_from(({}, {"v1": {"version": "v1"}, "v2": {"version": "v2"}})),
+)
+targets = st.builds(
+    Target,
+    service=st.sampled_from((None, "ledger", "orders", "nobody")),
+    subset=st.sampled_from((None, "v1", "v2")),
+    weight=st.integers(1, 3),
+)
+rules = st.builds(
+    RouteRule,
+    to=st.lists(targets, max_size=3, unique_by=lambda target: (target.service, target.subset)).map(tuple),
+    match=st.builds(
+        RouteMatch, sources=st.sampled_from(((), ("web",))), regions=st.sampled_from(((), ("eu",), ("us",)))
+    ),
+    mirror=st.lists(st.builds(Mirror, subset=st.sampled_from((None, "v1"))), max_size=1).map(tuple),
 )
 
 
 @st.composite
 def changes(draw):
     """A World made of another one by one change, as state/fold.py makes it: all else is the same object."""
-    kind = draw(st.sampled_from(("intention", "instances", "service", "mesh", "revision")))
+    kind = draw(st.sampled_from(("intention", "instances", "service", "route", "mesh", "revision")))
     name = draw(st.sampled_from((*NAMES, "*") if kind == "intention" else NAMES))
     if kind == "intention":
         document = Stated(Intention(name=name, sources=tuple(draw(intentions))))
@@ -75,8 +94,11 @@ def changes(draw):
         return lambda world: replace(world, instances={**world.instances, name: found})
     if kind == "service":
         said = draw(services)
-        held = {name: Stated(Service(name=name, protocol=said[0], mtls=said[1]))} if said else {}
+        held = {name: Stated(Service(name=name, protocol=said[0], mtls=said[1], subsets=said[2]))} if said else {}
         return lambda world: replace(world, services={k: v for k, v in world.services.items() if k != name} | held)
+    if kind == "route":
+        route = Stated(Route(name=name, rules=tuple(draw(st.lists(rules, max_size=2)))))
+        return lambda world: replace(world, routes={**world.routes, name: route})
     mesh = Mesh(default_action=draw(st.sampled_from(("allow", "deny"))))
     return lambda world: replace(world, mesh=mesh if kind == "mesh" else world.mesh, revision=world.revision + 1)
 
