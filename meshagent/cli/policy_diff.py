@@ -19,13 +19,16 @@ from meshagent.cli.policy import FILES, PRUNE, Application, raise_errors
 from meshagent.cli.reading import read_policy
 from meshagent.cli.rules import action_words
 from meshagent.cli.session import Session
+from meshagent.cli.shift_words import rule_changes, shift_rows
 from meshagent.documents.encode import plain, to_yaml
 from meshagent.errors import UsageProblem
 from meshagent.model.kinds import Document
 from meshagent.model.names import ANY
+from meshagent.model.route import Route
 from meshagent.model.view import Rule
 from meshagent.model.world import Stated
 from meshagent.policy.plan import Effect, effects
+from meshagent.policy.shifts import shifts
 from meshagent.state.changes import Documents, Name
 
 Data = dict[str, Any]
@@ -67,18 +70,22 @@ async def diff(session: Session, files: tuple[str, ...], prune: bool) -> int:
 @click.pass_obj
 @awaited
 async def plan(session: Session, files: tuple[str, ...], prune: bool) -> None:
-    """What applying files would mean: which service gains or loses which, and what else changes. Changes nothing.
+    """What applying files would mean: who gains or loses whom, which share of requests goes elsewhere, and what else changes.
+
+    Changes nothing. Shares are those that there are now: a subset without an instance gets none.
 
     \b
     Example:  meshagent policy plan -f policies/ --prune
     """
     seen, edits = await _edits(session, files, prune)
     after = replace(seen, documents=changed(seen.documents, edits))
-    found = effects(seen.world(), after.world(), now_utc(), seen.services)
-    rows = [_effect(each) for each in found]
+    worlds = (seen.world(), after.world())
+    rows = [_effect(each) for each in effects(*worlds, now_utc(), seen.services)]
+    ways = [row for shift in shifts(*worlds) for row in shift_rows(shift)]
     settings = [row for name, new in sorted(edits.items()) for row in _settings(name, seen.documents.get(name), new)]
-    show({"calls": rows, "settings": settings}, session.form(), *(row["words"] for row in (*rows, *settings)))
-    if not rows and not settings:
+    every = (*rows, *ways, *settings)
+    show({"calls": rows, "ways": ways, "settings": settings}, session.form(), *(row["words"] for row in every))
+    if not every:
         say("nothing would change")
 
 
@@ -178,12 +185,23 @@ def _settings(name: Name, old: Stated[Document] | None, new: Stated[Document] | 
     """Fields of documents other than intentions that come, go or change."""
     if name[0] == "intention":
         return
+    if name[0] == "route":
+        yield from _of_rules(name, old, new)
+        return
     before, after = plain(old.thing) if old else {}, plain(new.thing) if new else {}
     for field in dict.fromkeys((*before, *after)):
         if field not in ("kind", "name") and before.get(field) != after.get(field):
             was, is_ = (_value(data.get(field)) for data in (before, after))
             words = f"{' '.join(name)}: {field} {was} -> {is_}"
             yield {"kind": name[0], "name": name[1], "field": field, "words": words}
+
+
+def _of_rules(name: Name, old: Stated[Document] | None, new: Stated[Document] | None) -> Iterator[Data]:
+    """What the rules of a route ask for besides where requests go."""
+    routes = [stated.thing if stated and isinstance(stated.thing, Route) else None for stated in (old, new)]
+    for field, was, is_ in rule_changes(*routes):
+        words = f"{' '.join(name)}: {field} {_value(was)} -> {_value(is_)}"
+        yield {"kind": name[0], "name": name[1], "field": field, "words": words}
 
 
 def _value(value: object) -> str:

@@ -116,3 +116,49 @@ def test_export_writes_files_that_apply_takes_back_unchanged(mesh, files, tmp_pa
     assert [line.split()[0] for line in again.stdout.splitlines()] == ["unchanged"] * 3 + ["revision"]
     assert "is there already" in mesh.run("policy", "export", "out", code=2).stderr
     mesh.run("policy", "export", "out", "--force")
+
+
+ROUTES = """\
+kind: service
+name: payments
+protocol: http
+subsets: {v1: {version: v1}, v2: {version: v2}}
+---
+kind: route
+name: payments
+rules:
+- match: {path_prefix: /v2, sources: [web]}
+  to: [{subset: v1, weight: 95}, {subset: v2, weight: 5}]
+  timeout: 2s
+- match: {methods: [GET], path_exact: /gone, headers: [{name: x-user, prefix: a}], cookies: [{name: beta}]}
+  respond: {status: 410}
+- to: [{service: ledger}]
+"""
+
+
+def test_plan_says_which_share_of_requests_goes_elsewhere(mesh, files):
+    (files / "routes.yaml").write_text(ROUTES)
+    for version in ("v1", "v2"):
+        mesh.register("payments", host=f"vm-{version}", meta={"version": version})
+    mesh.register("ledger")
+    lines = mesh.run("policy", "plan", "-f", "routes.yaml").stdout.splitlines()
+    gone = "requests to payments GET exactly /gone with x-user=a... and cookie beta are answered 410 (was 0 %)"
+    assert lines[:5] == [
+        f"100 % of every caller's {gone}",
+        "100 % of every caller's other requests to payments go to ledger (was 0 %)",
+        "95 % of web's requests to payments below /v2 go to v1 (was 0 %)",
+        "5 % of web's requests to payments below /v2 go to v2 (was 0 %)",
+        "route payments: rule 0: timeout (default) -> 2s",
+    ]
+    mesh.run("policy", "apply", "-f", "routes.yaml")
+    (files / "routes.yaml").write_text(ROUTES.replace("95", "90").replace("weight: 5", "weight: 10"))
+    assert mesh.run("policy", "plan", "-f", "routes.yaml").stdout == (
+        "90 % of web's requests to payments below /v2 go to v1 (was 95 %)\n"
+        "10 % of web's requests to payments below /v2 go to v2 (was 5 %)\n"
+    )
+    row = mesh.json("policy", "plan", "-f", "routes.yaml")["ways"][1]
+    assert (row["source"], row["subset"], row["percent"], row["was"]) == ("web", "v2", 10, 5)
+    (files / "routes.yaml").write_text(ROUTES.replace(", {subset: v2, weight: 5}", ""))
+    assert "0 % of web's requests to payments below /v2 go to v2 (was 5 %)" in (
+        mesh.run("policy", "plan", "-f", "routes.yaml").stdout
+    )
