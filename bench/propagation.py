@@ -1,4 +1,4 @@
-"""From a commit to its effect, on every store side by side: an intention and an instance that appears.
+"""From a commit to its effect, on every store side by side: an intention, a route, an instance that appears.
 
 The clock starts when the commit is sent and stops with the first answer of the new rule, on a keep-alive connection that is
 open all the while. Beside each store's rows stands the bare store (from the commit until a watch of another client has it)
@@ -64,6 +64,7 @@ async def measure(url: str) -> dict:
                 "one request (control)": await _control(local),
                 "the bare store": await _bare(mesh),
                 "intention": await _flips(mesh, local),
+                "route": await _routes(mesh, local),
                 "endpoint": await _endpoints(mesh),
             }
 
@@ -134,6 +135,22 @@ async def _flips(mesh, local: int) -> dict:
             await asyncio.sleep(0)
         times.append(time.perf_counter() - clock.sent)
         await asyncio.sleep(PAUSE)
+    caller.close()
+    clock.stop()
+    return row(times)
+
+
+async def _routes(mesh, local: int) -> dict:
+    """Two answers take turns: the caller's proxy gives them, so the other side has no part in it."""
+    caller, times, clock = Caller(local), [], Clock(mesh.store)
+    for number in range(CHANGES):
+        status = 418 + number % 2
+        await mesh.apply({"kind": "route", "name": "payments", "rules": [{"respond": {"status": status}}]})
+        while (await caller.get()).status != status:
+            await asyncio.sleep(0)
+        times.append(time.perf_counter() - clock.sent)
+        await asyncio.sleep(PAUSE)
+    await mesh.applied(await mesh.apply({"kind": "route", "name": "payments", "rules": []}))
     caller.close()
     clock.stop()
     return row(times)
