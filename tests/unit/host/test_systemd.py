@@ -36,12 +36,13 @@ def test_a_unit_runs_the_command_in_the_sandbox_as_a_static_user_and_never_by_su
     assert said["ConditionPathExists"][0].startswith("/etc/meshagent/")
 
 
-def test_envoy_stops_with_the_agent_before_it_and_is_never_restarted_with_it():
+def test_envoy_stops_before_the_agent_and_no_dependency_ties_it_to_what_happens_to_the_agent():
     envoy, agent = (settings(unit_text(name, COMMAND)) for name in ("meshagent-envoy.service", "meshagent.service"))
-    assert envoy["StopPropagatedFrom"] == ["meshagent.service"]
     assert "meshagent.service" in envoy["After"][0]
     assert "meshagent-envoy.service" in agent["Wants"][0]
-    assert not {"PartOf", "BindsTo", "Requires"} & (envoy.keys() | agent.keys())
+    tied = {"PartOf", "BindsTo", "Requires", "StopPropagatedFrom", "PropagatesStopTo"}
+    assert not tied & (envoy.keys() | agent.keys())
+    assert "systemctl stop meshagent-envoy.service" in agent["ExecStop"][0]
 
 
 def test_install_writes_every_file_and_uninstall_leaves_none(tmp_path):
