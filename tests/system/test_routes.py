@@ -9,8 +9,10 @@ from collections import Counter
 from contextlib import AsyncExitStack
 
 import pytest
+import websockets
 
 from tests.system.apps import Load, get, read_answer
+from tests.system.live import free_port
 from tests.system.routed import many, routed
 
 pytestmark = pytest.mark.timeout(120)
@@ -291,3 +293,29 @@ async def greeted(port):
     name = await reader.read(10)
     writer.close()
     return name.decode()
+
+
+async def test_a_websocket_outlives_the_timeout_of_its_rule_and_ends_when_it_is_idle_for_too_long():
+    async with routed() as shop, websockets.serve(echo, "127.0.0.1", free_port()) as server:
+        port = server.sockets[0].getsockname()[1]
+        await shop.agent.up(name="chat", port=port, protocol="http")
+        local = free_port()
+        await shop.agent.up(
+            name="talker", port=free_port(), protocol="http", upstreams=[{"service": "chat", "local_port": local}]
+        )
+        await shop.mesh.intend("chat", talker="allow")
+        rules = [{"timeout": "500ms", "idle_timeout": "1s"}]
+        await shop.mesh.applied(await shop.mesh.apply({"kind": "route", "name": "chat", "rules": rules}))
+        async with websockets.connect(f"ws://127.0.0.1:{local}/", proxy=None) as socket:
+            for number in range(6):
+                await socket.send(str(number))
+                assert await socket.recv() == str(number)
+                await asyncio.sleep(0.3)
+            began = time.monotonic()
+            await asyncio.wait_for(socket.wait_closed(), 5)
+            assert 0.3 < time.monotonic() - began < 3
+
+
+async def echo(socket):
+    async for text in socket:
+        await socket.send(text)
