@@ -127,7 +127,8 @@ class Watching:
         self._take(Changes(snapshot.revision, tuple(snapshot.entries.values()), full=True))
         self._fresh()
         self._complete.set()
-        async for changes in self._store.watch(prefixes, after=snapshot.revision):
+        gates = (self._keys.manifest, self._keys.bundle)  # no policy counts before the manifest says so
+        async for changes in self._store.watch(prefixes, after=snapshot.revision, gates=gates):
             self._take(changes)
 
     def _take(self, changes: Changes) -> None:

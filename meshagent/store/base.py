@@ -233,8 +233,11 @@ class Store(Protocol):
     async def read(self, *prefixes: str) -> Snapshot:
         """Everything under any of the prefixes, at one revision. A prefix without a final `/` is a whole key."""
 
-    def watch(self, prefixes: Sequence[str], *, after: int) -> AsyncIterator[Changes]:
+    def watch(self, prefixes: Sequence[str], *, after: int, gates: Sequence[str] = ()) -> AsyncIterator[Changes]:
         """Every change after the revision, for ever, without a gap; resumes by itself after an outage.
+
+        `gates` are keys of it with which everything is written that has to be seen at once. A store that pays for each
+        key that it waits for (Consul) waits for these alone, and looks at all else with them and every few seconds.
 
         Ends when the store is closed. A revision that the store does not know (compacted, or newer than its newest)
         is answered with `Changes.full`. Raises StoreUnavailable only when it cannot go on by itself.

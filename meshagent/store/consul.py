@@ -75,9 +75,9 @@ class ConsulStore:
         self._memory.keep(scope, snapshot.revision, revisions_of(snapshot.entries))
         return snapshot
 
-    def watch(self, prefixes: Sequence[str], *, after: int) -> AsyncIterator[Changes]:
+    def watch(self, prefixes: Sequence[str], *, after: int, gates: Sequence[str] = ()) -> AsyncIterator[Changes]:
         """Every change after the revision, for ever, until the store is closed. Raises StoreDenied."""
-        return self._watch(Scope.of(prefixes), after)
+        return self._watch(Scope.of(prefixes), after, frozenset(gates))
 
     async def commit(self, operations: Sequence[Operation]) -> int:
         """All operations or none. Returns the revision. Raises Conflict, LeaseLost and StoreDenied."""
@@ -122,13 +122,14 @@ class ConsulStore:
         """Drop what is remembered of earlier reads and watches: a watch that starts now may get the whole."""
         self._memory.forget()
 
-    async def _watch(self, scope: Scope, after: int) -> AsyncIterator[Changes]:
+    async def _watch(self, scope: Scope, after: int, gates: frozenset[str]) -> AsyncIterator[Changes]:
         if self._consul.closed:
             return
-        async with Followers(self._consul, scope) as followers:
+        async with Followers(self._consul, scope, gates) as followers:
             self._watches.add(followers)
             try:
-                async for changes in Watch(followers, self._reading, self._memory, scope).run(after):
+                watch = Watch(followers, self._reading, self._memory, scope, gated=bool(gates))
+                async for changes in watch.run(after):
                     yield changes
             finally:
                 self._watches.discard(followers)

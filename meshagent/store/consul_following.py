@@ -68,11 +68,11 @@ def folder_query(folder: str) -> Query:
 class Followers:
     """Blocking queries, a task each, and their last answers. `pulse` beats when one moved; `falls` counts those back."""
 
-    def __init__(self, consul: Consul, scope: Scope) -> None:
+    def __init__(self, consul: Consul, scope: Scope, gates: frozenset[str] = frozenset()) -> None:
         self._consul = consul
         self._scope = scope
         self._breath = 0.0 if only(scope) is not None else _BREATH
-        self._queries = queries_of(scope)
+        self._queries = {key: (key_path(key), {}) for key in gates} if gates else queries_of(scope)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended: set[asyncio.Task[None]] = set()
         self._for_nothing: Counter[str] = Counter()

@@ -22,16 +22,24 @@ _OK = 200
 _ABSENT = 404
 # So many keys that changed last are asked for at once: they may well change together again.
 _LIKELY = 16
+# Behind gates, a scope of so many keys is read whole: one call tells more than two.
+_READ_WHOLE = 32
+# Seconds after which what lies behind gates is looked at though none of them moved: somebody wrote past them.
+_LOOK_EVERY = (1.5, 3.0)
 
 
 class Watch:
     """One watch of a scope from a revision on."""
 
-    def __init__(self, followers: Followers, reading: Reading, memory: Memory, scope: Scope) -> None:
+    def __init__(
+        self, followers: Followers, reading: Reading, memory: Memory, scope: Scope, *, gated: bool = False
+    ) -> None:
         self._followers = followers
         self._reading = reading
         self._memory = memory
         self._scope = scope
+        self._gated = gated
+        self._due = False
         self._seen = -1
         self._falls = 0
         # Everything that the scope holds, None before the first reading, and up to which revision that is complete.
@@ -62,7 +70,7 @@ class Watch:
         known, falls = self._known, self._followers.falls
         if known is None or falls != self._falls or only(self._scope) is not None:
             return await self._read(falls)
-        if not self._followers.moved(self._through, known):
+        if not self._due and not self._followers.moved(self._through, known):
             return None
         return await self._check(known) or await self._read(falls)
 
@@ -88,7 +96,9 @@ class Watch:
             held.pop(key)
         size = len(self._scope.keys) + len(self._scope.trees)
         folders = self._followers.quiet(self._through) if size > TRANSACTION else {}
-        met = await self._reading.check(self._scope, held, self._likely.keys() - told.keys(), folders)
+        whole = self._gated and size <= _READ_WHOLE
+        asked = (self._scope.keys if whole else self._likely.keys()) - told.keys()
+        met = await self._reading.check(self._scope, held, asked, folders)
         if met is None:
             return None
         entries = {**told, **met.entries}
@@ -129,9 +139,12 @@ class Watch:
             followers.check()
             count = followers.pulse.count
             if followers.complete and count != self._seen:
-                self._seen = count
+                self._seen, self._due = count, False
                 return True
-            await followers.pulse.after(count)
+            await followers.pulse.after(count, at_most=random.uniform(*_LOOK_EVERY) if self._gated else None)  # noqa: S311
+            if self._gated and followers.complete and followers.pulse.count == count and not followers.closed:
+                self._due = True
+                return True
         return False
 
     async def _pause(self, attempt: int) -> None:
@@ -151,8 +164,11 @@ class Watch:
 
     async def _recalled(self, now: Snapshot, after: int) -> Revisions | None:
         """The content at the revision; None when nobody knows it, since Consul keeps no history."""
-        if after > await self._reading.newest(self._scope):
+        newest = await self._reading.newest(self._scope)
+        if after > newest:
             return None
+        if self._gated:  # nobody follows the keys behind the gates, so nobody knows when one of them went
+            return revisions_of(now.entries) if newest <= after else self._memory.recall(self._scope, after)
         moves = [answer.index for answer in self._followers.answers.values()]
         if max((*moves, *(entry.revision for entry in now.entries.values())), default=0) <= after:
             return revisions_of(now.entries)

@@ -83,7 +83,7 @@ class EtcdStore:
         """Everything under any of the prefixes, at one revision. Raises StoreDenied for what may not be read."""
         return await self._reading.read(Scope.of(prefixes))
 
-    def watch(self, prefixes: Sequence[str], *, after: int) -> AsyncIterator[Changes]:
+    def watch(self, prefixes: Sequence[str], *, after: int, gates: Sequence[str] = ()) -> AsyncIterator[Changes]:  # noqa: ARG002
         """Every change after the revision, for ever, until the store is closed. Raises StoreDenied."""
         return self._watch(Scope.of(prefixes), after)
 

@@ -39,9 +39,9 @@ class LazyStore:
         """As Store.read."""
         return await (await self._opened()).read(*prefixes)
 
-    async def watch(self, prefixes: Sequence[str], *, after: int) -> AsyncIterator[Changes]:
+    async def watch(self, prefixes: Sequence[str], *, after: int, gates: Sequence[str] = ()) -> AsyncIterator[Changes]:
         """As Store.watch."""
-        async for changes in (await self._opened()).watch(prefixes, after=after):
+        async for changes in (await self._opened()).watch(prefixes, after=after, gates=gates):
             yield changes
 
     async def commit(self, operations: Sequence[Operation]) -> int:

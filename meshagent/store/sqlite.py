@@ -114,7 +114,7 @@ class SqliteStore:
         """Everything under any of the prefixes, at one revision."""
         return await self._link.query(partial(tables.snapshot, scope=Scope.of(prefixes)))
 
-    def watch(self, prefixes: Sequence[str], *, after: int) -> AsyncIterator[Changes]:
+    def watch(self, prefixes: Sequence[str], *, after: int, gates: Sequence[str] = ()) -> AsyncIterator[Changes]:  # noqa: ARG002
         """Every change after the revision, for ever, without a gap, until the store is closed."""
         return self._watch(Scope.of(prefixes), after, self._link.generation)
 

@@ -241,3 +241,27 @@ async def test_closing_the_store_ends_its_watches(store: Store, root: str) -> No
 
     assert await asyncio.wait_for(waiting, PATIENCE) is None
     assert await asyncio.wait_for(anext(busy, None), PATIENCE) is None
+
+
+async def test_what_comes_with_a_gate_is_seen_with_it_and_what_comes_past_it_before_long(
+    store: Store, root: str
+) -> None:
+    gate = f"{root}gate"
+    names = [f"{root}{name}" for name in ("gate", "there", "absent", "gone", *range(1, 30))]
+    await store.commit([Put(gate, b"0"), Put(f"{root}there", b"0"), Put(f"{root}gone", b"0")])
+    snapshot = await store.read(*names)
+    mirror = Mirror(values_of(snapshot))
+    watch = store.watch(names, after=snapshot.revision, gates=[gate])
+    for number in range(1, 6):
+        value = str(number).encode()
+        await store.commit([Put(gate, value), Put(f"{root}there", value), Put(f"{root}{number}", value)])
+        async with asyncio.timeout(PATIENCE):
+            while mirror.values[gate] != value:
+                mirror.fold(await anext(watch))
+        assert mirror.values[f"{root}there"] == mirror.values[f"{root}{number}"] == value  # never one without the other
+
+    await store.commit([Put(f"{root}absent", b"1"), Delete(f"{root}gone")])  # the gate stays as it is
+    async with asyncio.timeout(PATIENCE):
+        while f"{root}absent" not in mirror.values or f"{root}gone" in mirror.values:
+            mirror.fold(await anext(watch))
+    assert mirror.values == values_of(await store.read(*names))
