@@ -107,6 +107,16 @@ class ProxyCheck(Model):
         return self
 
 
+class RetryBudget(Model):
+    """How many retries one caller's proxy has under way towards a service: this share of its requests there, or so many.
+
+    The greater of the two counts. Beyond: the answer that it has.
+    """
+
+    percent: Share = 20
+    min_concurrent: int = Field(default=3, ge=0, le=10_000)
+
+
 class RateLimit(Model):
     """So many requests a second, `burst` of them at once (a second's worth unless told). Beyond: 429.
 
@@ -152,6 +162,7 @@ class Traffic(Model):
     connection_pool: ConnectionPool = ConnectionPool()
     outlier_detection: OutlierDetection | None = None
     health_check: ProxyCheck | None = None
+    retry_budget: RetryBudget = RetryBudget()
 
 
 NOTHING_ASKED = Traffic()

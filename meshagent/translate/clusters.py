@@ -11,7 +11,7 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 
 from meshagent.model.identity import Domains
 from meshagent.model.names import HTTP_PROTOCOLS, Protocol
-from meshagent.model.traffic import ConnectionPool
+from meshagent.model.traffic import ConnectionPool, RetryBudget
 from meshagent.model.view import Endpoint, Inbound, Outbound
 from meshagent.translate.settings import from_ads, pack
 from meshagent.translate.subsets import belong, divide
@@ -43,7 +43,7 @@ def app_cluster(inbound: Inbound) -> Cluster:
     cluster.load_assignment.cluster_name = cluster.name
     address = cluster.load_assignment.endpoints.add().lb_endpoints.add().endpoint.address.socket_address
     address.address, address.port_value = inbound.app_address, inbound.app_port
-    limit(cluster, ConnectionPool())
+    limit(cluster, ConnectionPool(), RetryBudget())
     _spoken_plainly(cluster, inbound.protocol)
     return cluster
 

@@ -16,6 +16,7 @@ from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutat
 from meshagent.model.mesh import AccessLog
 from meshagent.translate.accesslog import access_log
 from meshagent.translate.extras import extra_places
+from meshagent.translate.retries import UNREACHED
 from meshagent.translate.settings import Settings, pack
 
 # Headers that only a sidecar may set (facts/security.md, findings 7 and 9; attack test 6). One expression: a mutation for
@@ -37,6 +38,7 @@ def inbound_manager(
     manager.set_current_client_cert_details.uri = True
     manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
     _explain_refusals(manager, service)
+    _tell_unreached(manager)
     if policy.only != "none":
         access_log(manager.access_log.add(), policy, settings, http=True, service=service, side="inbound")
     return manager
@@ -100,6 +102,14 @@ def _explain_refusals(manager: HttpConnectionManager, service: str) -> None:
     fields["caller"].string_value = "%DOWNSTREAM_PEER_URI_SAN%"
     fields["destination"].string_value = service
     fields["next_step"].string_value = f"meshagent explain SOURCE {service} METHOD PATH"
+
+
+def _tell_unreached(manager: HttpConnectionManager) -> None:
+    """No connection to the app (flag UF): it never saw the request, so callers' proxies may try another instance."""
+    mapper = manager.local_reply_config.mappers.add()
+    mapper.filter.response_flag_filter.flags.append("UF")
+    header = mapper.headers_to_add.add().header
+    header.key, header.value = UNREACHED, "1"
 
 
 def explain_limits(manager: HttpConnectionManager, service: str) -> None:

@@ -18,7 +18,7 @@ from meshagent.translate.clusters import app_cluster_name
 from meshagent.translate.connection import explain_limits, inbound_manager
 from meshagent.translate.natives import Natives, natives
 from meshagent.translate.rbac import deny_all, plain_rbac_name, rbac_name
-from meshagent.translate.retries import safe_retries
+from meshagent.translate.retries import UNREACHED, safe_retries
 from meshagent.translate.settings import Settings, from_ads, pack
 from meshagent.translate.tcp import NOWHERE, tcp_forward
 from meshagent.translate.tls import accept_from, accept_native, server_name
@@ -150,6 +150,7 @@ def _by_ecds(discovery: ExtensionConfigSource, protocol: str) -> None:
 
 def _route_to_app(routes: RouteConfiguration, inbound: Inbound) -> None:
     routes.name = inbound.service
+    routes.response_headers_to_remove.append(UNREACHED)  # an app does not say it for the proxy
     host = routes.virtual_hosts.add(name=inbound.service, domains=["*"])
     route = host.routes.add()
     route.match.prefix = "/"

@@ -8,7 +8,8 @@ from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import Pre
 from meshagent.model.route import Retry
 from meshagent.translate.settings import pack
 
-_SAFE = "connect-failure,refused-stream,reset-before-request"
+_SAFE = ("connect-failure", "refused-stream", "reset-before-request")
+UNREACHED = "x-mesh-unreached"  # the proxy beside an app says by it that the app never saw the request
 
 
 def safe_retries(policy: RetryPolicy, attempts: int, *, elsewhere: bool) -> None:
@@ -16,11 +17,12 @@ def safe_retries(policy: RetryPolicy, attempts: int, *, elsewhere: bool) -> None
 
     `elsewhere`: on another instance than those that failed. Where there is one alone, asking for it costs 2 % of a request.
     """
-    policy.retry_on = _SAFE
+    policy.retry_on = ",".join(_SAFE)
     policy.num_retries.value = attempts
     policy.retry_back_off.base_interval.FromMilliseconds(5)
     policy.retry_back_off.max_interval.FromMilliseconds(100)
     if elsewhere:
+        _where_the_app_is_reached(policy)
         _elsewhere(policy)
 
 
@@ -36,12 +38,20 @@ def retried(policy: RetryPolicy, asked: Retry) -> None:
         policy.per_try_timeout.FromTimedelta(asked.per_try_timeout)
     for method in asked.methods:
         policy.retriable_request_headers.add(name=":method").string_match.exact = method
+    if "connect-failure" in asked.on:
+        _where_the_app_is_reached(policy)
     _elsewhere(policy)
 
 
 def hedged(action: RouteAction) -> None:
     """A try that lasts too long goes on beside the next one."""
     action.hedge_policy.hedge_on_per_try_timeout = True
+
+
+def _where_the_app_is_reached(policy: RetryPolicy) -> None:
+    """A connection to an instance ends at its proxy: that it cannot reach its app is a failure to connect too."""
+    policy.retry_on += ",retriable-headers"
+    policy.retriable_headers.add(name=UNREACHED, present_match=True)
 
 
 def _elsewhere(policy: RetryPolicy) -> None:

@@ -21,7 +21,7 @@ from meshagent.translate.accesslog import access_log
 from meshagent.translate.choosing import choose_by
 from meshagent.translate.clusters import plain_name, upstream_name
 from meshagent.translate.extras import add_extras, set_percent
-from meshagent.translate.retries import hedged, retried, safe_retries
+from meshagent.translate.retries import UNREACHED, hedged, retried, safe_retries
 from meshagent.translate.rewriting import move_prefix, rewritten
 from meshagent.translate.settings import Settings
 from meshagent.translate.subsets import choose
@@ -44,6 +44,7 @@ def outbound_routes(outbound: Outbound) -> RouteConfiguration | None:
     if outbound.protocol not in HTTP_PROTOCOLS:
         return None
     routes = RouteConfiguration(name=upstream_name(outbound))
+    routes.response_headers_to_remove.append(UNREACHED)  # it is said among proxies
     host = routes.virtual_hosts.add(name=outbound.upstream, domains=["*"])
     for way in outbound.ways:
         _add(host.routes.add(), way, outbound)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.health_check_pb2 import HealthCheck
 from envoy.config.route.v3.route_components_pb2 import RouteAction
@@ -12,7 +11,7 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 from envoy.type.v3.http_pb2 import CodecClientType
 from google.protobuf.duration_pb2 import Duration
 
-from meshagent.model.traffic import ConnectionPool, LoadBalancer, OutlierDetection, ProxyCheck, Traffic
+from meshagent.model.traffic import ConnectionPool, LoadBalancer, OutlierDetection, ProxyCheck, RetryBudget, Traffic
 
 _POLICIES = {
     "least_request": Cluster.LEAST_REQUEST,
@@ -30,22 +29,23 @@ def shape(cluster: Cluster, traffic: Traffic) -> None:
     """Carry out a service's settings on the cluster of one of its callers."""
     _balance(cluster, traffic.load_balancer)
     _set(cluster.connect_timeout, traffic.connection_pool.connect_timeout)
-    limit(cluster, traffic.connection_pool)
+    limit(cluster, traffic.connection_pool, traffic.retry_budget)
     if traffic.outlier_detection:
         _leave_out(cluster, traffic.outlier_detection)
     if traffic.health_check:
         _check(cluster.health_checks.add(), traffic.health_check)
 
 
-def limit(cluster: Cluster, pool: ConnectionPool) -> None:
-    """The limits, or none; and always the retry budget."""
+def limit(cluster: Cluster, pool: ConnectionPool, budget: RetryBudget) -> None:
+    """The limits, or none; and always a retry budget, so that a failure never becomes a storm."""
     limits = cluster.circuit_breakers.thresholds.add()
     for name in ("max_connections", "max_pending_requests", "max_requests"):
         asked = getattr(pool, name)
         getattr(limits, name).value = _NO_LIMIT if asked is None else asked
         # How much is left is counted only where there is a limit: `meshagent doctor` warns before it is reached.
         limits.track_remaining |= asked is not None
-    _retry_budget(limits)
+    limits.retry_budget.budget_percent.value = budget.percent
+    limits.retry_budget.min_retry_concurrency.value = budget.min_concurrent
 
 
 def pooled(options: HttpProtocolOptions, pool: ConnectionPool) -> None:
@@ -121,12 +121,6 @@ def _check(check: HealthCheck, asked: ProxyCheck) -> None:
         check.grpc_health_check.SetInParent()
     else:
         check.tcp_health_check.SetInParent()
-
-
-def _retry_budget(limits: CircuitBreakers.Thresholds) -> None:
-    """Retries are at most a fifth of the requests under way, so that a failure never becomes a storm."""
-    limits.retry_budget.budget_percent.value = 20
-    limits.retry_budget.min_retry_concurrency.value = 3
 
 
 def _set(field: Duration, value: timedelta) -> None:
