@@ -6,18 +6,21 @@ service that the way leads to, on the request as it arrives there.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from meshagent.cli.ways import journey
 from meshagent.model.names import HTTP_PROTOCOLS, Protocol
+from meshagent.model.route import Target
 from meshagent.model.view import Way
 from meshagent.model.world import World
 from meshagent.policy.explain import Outcome, Verdict, explain
 from meshagent.policy.precedence import guard
 from meshagent.policy.request import Request
 from meshagent.policy.resolve import known_protocol, outbound_of, protocol_of
+from meshagent.policy.ways import place
 
 End = Outcome | Literal["answered", "mixed"]
 
@@ -36,7 +39,8 @@ class Arrival:
 class Came:
     """What came of a call. `protocol` is None when nothing says how the destination speaks.
 
-    Without arrivals the caller's own proxy answers. `undecided`: no request is given, and a route may look at it.
+    Without arrivals the caller's own proxy answers. `undecided`: no request is given, and a route looks at it. The
+    arrivals are then all places that the call may come to, of no share.
     """
 
     protocol: Protocol | None
@@ -47,12 +51,12 @@ class Came:
     @property
     def end(self) -> End:
         """What becomes of the call; `mixed` when its places say different things."""
-        if self.undecided:
-            return "depends"
         outcomes = {arrival.verdict.outcome for arrival in self.arrivals}
         if not outcomes:
             return "answered"
-        return outcomes.pop() if len(outcomes) == 1 else "mixed"
+        if len(outcomes) == 1:
+            return outcomes.pop()
+        return "depends" if self.undecided else "mixed"
 
 
 def came_of(world: World, source: str, destination: str, request: Request | None, region: str, now: datetime) -> Came:
@@ -63,9 +67,12 @@ def came_of(world: World, source: str, destination: str, request: Request | None
     protocol = known_protocol(world, destination)
     if protocol_of(world, destination) not in HTTP_PROTOCOLS:
         request = None
-    found = journey(outbound_of(world, source, destination, region), request)
+    outbound = outbound_of(world, source, destination, region)
+    found = journey(outbound, request)
     if found.undecided:
-        return Came(protocol, None, (), undecided=True)
+        names = sorted(_possible(outbound.ways, destination))
+        places = (Arrival(name, None, 0.0, _verdict(world, source, name, None, now)) for name in names)
+        return Came(protocol, None, tuple(places), undecided=True)
     total = sum(target.weight for target, _ in found.targets) or 1
     arrivals = (
         Arrival(service, target.subset, 100 * target.weight / total, _verdict(world, source, service, sent, now))
@@ -73,6 +80,17 @@ def came_of(world: World, source: str, destination: str, request: Request | None
         for service in (target.service or destination,)
     )
     return Came(protocol, found.way, tuple(arrivals))
+
+
+def _possible(ways: Iterable[Way], destination: str) -> set[str]:
+    """The services that some request may come to."""
+    found: set[str] = set()
+    for way in ways:
+        if not (way.rule.redirect or way.rule.respond):
+            found |= {place(target, destination) for target in way.to or ((Target(),) if not way.rule.to else ())}
+        if not way.rule.match.by_request:
+            return found
+    return found | {destination}
 
 
 def _verdict(world: World, source: str, service: str, request: Request | None, now: datetime) -> Verdict:

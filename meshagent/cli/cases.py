@@ -76,7 +76,7 @@ class Case(Model):
     region: Region | None = None
     expect: Literal["allowed", "denied"] | None = None
     rule: str | None = None
-    route: str | int | None = None
+    route: str | Annotated[int, Field(strict=True, ge=0)] | None = None
     goes_to: tuple[Destination, ...] = ()
     respond: int | None = None
     redirect: int | None = None
@@ -87,6 +87,8 @@ class Case(Model):
             raise ValueError(f"expects nothing: it needs one of {', '.join(_NEED)}")
         if (self.respond or self.redirect) and (self.expect or self.rule or self.goes_to):
             raise ValueError("respond and redirect are the caller's own proxy's: no intention is asked then")
+        if len({(each.service or self.destination, each.subset) for each in self.goes_to}) < len(self.goes_to):
+            raise ValueError("goes_to: names a place twice")
         return self
 
     @property
@@ -182,14 +184,14 @@ def _misses(case: Case, came: Came) -> Iterator[Miss]:
     rules = dict.fromkeys(_rule(arrival) for arrival in came.arrivals)
     if case.rule is not None and list(rules) != [case.rule]:
         yield Miss("rule", case.rule, " and ".join(rules) or _other_end(came))
-    if case.route is not None and not _is_route(case.route, came.way):
+    if case.route is not None and (came.undecided or not _is_route(case.route, came.way)):
         yield Miss("route", str(case.route), _way_name(came))
-    if case.goes_to and not _goes_to(case, came):
-        yield Miss("goes_to", _wanted(case), _places(came.arrivals, case) or _other_end(came))
+    if case.goes_to and (came.undecided or not _goes_to(case, came)):
+        yield Miss("goes_to", _wanted(case), _places(came, case) or _other_end(came))
     for field in ("respond", "redirect"):
         wanted, status = getattr(case, field), _status(came.way, field)
         if wanted is not None and wanted != status:
-            yield Miss(field, str(wanted), str(status or _places(came.arrivals, case) or _other_end(came)))
+            yield Miss(field, str(wanted), str(status or _places(came, case) or _other_end(came)))
 
 
 def _rule(arrival: Arrival) -> str:
@@ -224,8 +226,10 @@ def _wanted(case: Case) -> str:
     return ", ".join(f"{place}{share}" for place, share in zip(places, shares, strict=True))
 
 
-def _places(arrivals: Sequence[Arrival], case: Case) -> str:
-    return ", ".join(f"{_place(each.service, each.subset, case)} {each.percent:.4g} %" for each in arrivals)
+def _places(came: Came, case: Case) -> str:
+    if came.undecided:
+        return ""
+    return ", ".join(f"{_place(each.service, each.subset, case)} {each.percent:.4g} %" for each in came.arrivals)
 
 
 def _place(service: str, subset: str | None, case: Case) -> str:
@@ -252,7 +256,7 @@ def _other_end(came: Came) -> str:
 
 def _why(case: Case, came: Came) -> Iterator[str]:
     """In the words of `explain`."""
-    if came.undecided:
+    if came.undecided and came.end == "depends":
         yield f"the route of {case.destination} decides by request: give a method and a path"
     if came.way:
         yield f"rule {_way_name(came)} of route {case.destination} decides the way ({came.way.origin})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +11,24 @@ import click
 from meshagent.cli.applied import NO
 from meshagent.cli.cases import Cases, Judged, by_service, judged
 from meshagent.cli.cross_checks import findings
+from meshagent.cli.lazy import did_you_mean
 from meshagent.cli.mesh import Seen, author, now_utc
 from meshagent.cli.options import awaited, mesh_options
-from meshagent.cli.output import say, show
+from meshagent.cli.output import say, show, warn
 from meshagent.cli.policy import FILES, raise_errors
 from meshagent.cli.reading import Written, name_of, read_policy, stated
+from meshagent.cli.route_checks import named_services
 from meshagent.cli.rules import Data
 from meshagent.cli.session import Session
+from meshagent.documents.compose import field_text
 from meshagent.documents.decode import Located
 from meshagent.documents.files import is_cases, read_cases
-from meshagent.errors import UsageProblem
+from meshagent.errors import Problem, UsageProblem
+from meshagent.model.intention import Intention
+from meshagent.model.kinds import Document
+from meshagent.model.names import ANY
+from meshagent.model.route import Route
+from meshagent.model.service import Service
 
 _NEXT = "cases are in files that end in .cases.yaml, beside the documents: name the directory"
 
@@ -39,6 +47,8 @@ async def test(session: Session, files: tuple[str, ...]) -> int:
     Example:  meshagent policy test -f policies/canary
     """
     written, cases = read(files)
+    for slip in slips(written, cases):
+        warn(str(slip))
     found = outcomes(written, cases)
     broken = [each for each in found if each.misses]
     lines = [line for each in broken for line in words(each)]
@@ -71,6 +81,28 @@ def outcomes(written: Sequence[Written], cases: Sequence[Located[Cases]]) -> tup
         for file in cases
         for each in judged(file, replace(world, instances=by_service(file.document.instances())), now)
     )
+
+
+def slips(written: Sequence[Written], cases: Sequence[Located[Cases]]) -> Iterator[Problem]:
+    """Names of callers and called that nothing else names and that are near to one: `denied` would hold by accident."""
+    named = {name for each in written for name in _named(each.document)} - {ANY}
+    for file in cases:
+        known = named | {service.name for service in file.document.services}
+        for index, case in enumerate(file.document.cases):
+            for field, name in (("from", case.source), ("to", case.destination)):
+                if name not in known and (guess := did_you_mean(name, known)):
+                    path = ("cases", index, field)
+                    words = f"nothing else names {name}.{guess}"
+                    yield Problem(file.file, file.line_of(*path), field_text(path), words)
+
+
+def _named(document: Document) -> Iterator[str]:
+    if isinstance(document, Intention):
+        yield from (document.name, *(source.name for source in document.sources))
+    elif isinstance(document, Route):
+        yield from (name for name, _ in named_services(document))
+    elif isinstance(document, Service):
+        yield document.name
 
 
 def words(outcome: Judged) -> list[str]:

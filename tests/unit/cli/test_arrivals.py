@@ -98,9 +98,15 @@ def test_who_calls_and_from_where_decides_which_rules_there_are():
     assert places(go(world(rules), Request(), "eu", source="orders"))[0][1] is None
 
 
-def test_without_a_request_a_route_leaves_it_open():
-    found = go(world({"match": {"path_prefix": "/v2"}, "to": [{"subset": "v2"}]}))
-    assert (found.undecided, found.end, found.arrivals) == (True, "depends", ())
+def test_without_a_request_every_place_that_a_route_may_lead_to_has_a_say():
+    away = {"match": {"path_prefix": "/l"}, "to": [{"service": "ledger"}]}
+    found = go(world(away))
+    assert (found.undecided, found.way, found.end) == (True, None, "allow")
+    assert places(found) == [("ledger", None, 0, "allow"), ("payments", None, 0, "allow")]
+    assert go(world(away, ledger=())).end == "depends"
+    assert go(world(away, ledger=(), sources=())).end == "deny"
+    assert [each[0] for each in places(go(world(away, {"to": [{"service": "ledger"}]})))] == ["ledger"]
+    assert go(world({"respond": {"status": 404}})).end == "answered"
     assert places(go(world())) == [("payments", None, 100, "allow")]
 
 

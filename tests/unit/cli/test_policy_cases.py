@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
+
+from meshagent.cli.cases import Cases
+from meshagent.documents.decode import decode_one
 
 DOCUMENTS = """\
 kind: service
@@ -54,6 +59,7 @@ HOLDING = [
     "from: web, to: payments, request: {path: /eu}, goes_to: [{service: ledger, percent: 100}]",
     "from: web, to: payments, request: {path: /eu}, region: us, goes_to: [{service: payments}]",
     "from: web, to: payments, request: {path: /a%2fb}, expect: denied",
+    "from: batch, to: payments, expect: denied, rule: mesh/default_action",
     "from: web, to: nobody, expect: denied",
 ]
 FAILING = [
@@ -70,6 +76,8 @@ FAILING = [
         "expected 302, came answered 410 by the caller's",
     ),
     ("from: web, to: payments, request: {path: /gone}, expect: allowed", "came answered 410 by the caller's own proxy"),
+    ("from: batch, to: payments, route: none", "expected none, came it depends on the request"),
+    ("from: batch, to: payments, goes_to: [{}]", "expected payments, came it depends on the request"),
     ("from: web, to: payments, expect: allowed", "came it depends on the request"),
     ("from: web, to: payments, request: {path: /eu}, goes_to: [{}]", "expected payments, came ledger 100 %"),
     ("from: web, to: nobody, request: {}, expect: denied", "nobody is not registered, and no document says"),
@@ -123,6 +131,8 @@ def test_json_has_every_case(mesh, files):
         (f"{V2}, expct: denied", "set/set.cases.yaml:8: cases[0].expct: is not a field of case (did you mean expect?)"),
         (V2, "cases[0]: expects nothing: it needs one of expect, rule,"),
         (f"{V2}, expect: maybe", "cases[0].expect: must be one of allowed, denied"),
+        (f"{V2}, goes_to: [{{subset: v1}}, {{service: payments, subset: v1}}]", "goes_to: names a place twice"),
+        (f"{V2}, route: true", "cases[0].route: must be"),
         (f"{V2}, respond: 404, expect: allowed", "no intention is asked then"),
     ],
 )
@@ -148,3 +158,17 @@ def test_other_commands_leave_cases_out(mesh, files):
     assert mesh.run("policy", "validate", "-f", "set").stdout.split() == [
         "valid", "service", "payments", "valid", "intention", "payments", "valid", "route", "payments"
     ]  # fmt: skip
+
+
+def test_a_name_that_is_likely_a_slip_is_told_since_what_nobody_named_is_denied_anyway(mesh, files):
+    stderr = ask(mesh, files, "from: wob, to: payments, expect: denied", "from: x, to: y, expect: denied").stderr
+    assert "warning: set/set.cases.yaml:8: cases[0].from: nothing else names wob. Did you mean web?" in stderr
+    assert stderr.count("warning") == 1
+
+
+def test_the_cases_of_the_guide_are_cases():
+    guide = (Path(__file__).resolve().parents[3] / "docs" / "policy.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(services:.*?)^```$", guide, re.DOTALL | re.MULTILINE)
+    found = decode_one(block, "policy.md", Cases)
+    assert not found.problems
+    assert len(found.documents[0].document.cases) == 3

@@ -28,3 +28,26 @@ def test_without_its_intentions_or_routes_a_set_fails_its_cases(name, kind):
     left = [each for each in written if each.document.kind != kind]
     if len(left) < len(written):
         assert any(outcome.misses for outcome in outcomes(left, cases))
+
+
+def test_a_mesh_to_which_a_set_is_applied_explains_as_its_cases_were_judged(mesh):
+    shop = str(POLICIES / "shop")
+    for host, (service, version) in enumerate(
+        [("storefront", ""), ("catalog", "v1"), ("catalog", "v2"), ("cart", ""), ("payments", "")]
+    ):
+        mesh.register(service, host=f"vm-{host}", meta={"version": version})
+    mesh.register("orders-db", "tcp")
+    mesh.run("policy", "apply", "-f", shop)
+    written, cases = read([shop])
+    asked = 0
+    for case in (outcome.case for outcome in outcomes(written, cases) if outcome.case.expect):
+        request = case.request.sent if case.request else None
+        words = [request.method, request.path] if request else []
+        headers = [f"--header={name}={value}" for name, value in request.headers] if request else []
+        code = 0 if case.expect == "allowed" else 5
+        shown = mesh.json("explain", case.source, case.destination, *words, *headers, code=code)
+        if case.goes_to:
+            went = {(each["subset"], each["percent"]) for each in shown["route"]["targets"]}
+            assert went == {(each.subset, each.percent or 100) for each in case.goes_to}
+        asked += 1
+    assert asked == 11
