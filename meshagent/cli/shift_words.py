@@ -62,7 +62,8 @@ def _requests(shift: Shift) -> str:
     other = " other" if shift.rest else ""
     region = f" from {shift.region}" if shift.region else ""
     asked = match_words(shift.match)
-    return f"{whose}{other} requests to {shift.destination}{region}{f' {asked}' if asked else ''}"
+    what = "connections" if shift.connections else "requests"
+    return f"{whose}{other} {what} to {shift.destination}{region}{f' {asked}' if asked else ''}"
 
 
 def _goes(place: Place, shift: Shift) -> str:

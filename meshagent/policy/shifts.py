@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meshagent.model.matching import RouteMatch
-from meshagent.model.names import ANY
+from meshagent.model.names import ANY, HTTP_PROTOCOLS
 from meshagent.model.view import Way
 from meshagent.model.world import World
 from meshagent.policy.covers import covers_route
@@ -48,6 +48,7 @@ class Shift:
     after: Shares
     rest: bool = False
     besides: bool = False
+    connections: bool = False  # of a tcp service, of which no requests are known
 
 
 def shifts(before: World, after: World) -> tuple[Shift, ...]:
@@ -78,14 +79,16 @@ def _callers(destination: str, before: World, after: World) -> Iterator[tuple[st
 def _of_caller(source: str, region: str, destination: str, before: World, after: World) -> list[Shift]:
     """Every kind of this caller's requests, also those that go on as before."""
     caller = "" if source == ANY else source
-    old, new = (outbound_of(world, caller, destination, region).ways for world in (before, after))
+    outbounds = [outbound_of(world, caller, destination, region) for world in (before, after)]
+    old, new = (outbound.ways for outbound in outbounds)
+    tcp = outbounds[1].protocol not in HTTP_PROTOCOLS
     kinds = dict.fromkeys((*(_asked(way) for way in (*new, *old)), _EVERYTHING))
     found = [
         Shift(source, region, destination, kind, _shares(old, kind, destination), _shares(new, kind, destination))
         for kind in kinds
     ]
     kept = [shift for shift in found if not any(_says_more(other, shift) for other in found)]
-    return [_with_rest(shift, kept) for shift in kept]
+    return [replace(_with_rest(shift, kept), connections=tcp) for shift in kept]
 
 
 def _asked(way: Way) -> RouteMatch:

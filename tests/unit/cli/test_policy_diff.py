@@ -162,3 +162,16 @@ def test_plan_says_which_share_of_requests_goes_elsewhere(mesh, files):
     assert "0 % of web's requests to payments below /v2 go to v2 (was 5 %)" in (
         mesh.run("policy", "plan", "-f", "routes.yaml").stdout
     )
+
+
+def test_plan_speaks_of_the_connections_of_a_tcp_service(mesh, files):
+    service = "kind: service\nname: db\nprotocol: tcp\nsubsets: {main: {role: main}, spare: {role: spare}}\n"
+    split = "rules:\n- to: [{subset: main, weight: 3}, {subset: spare}]\n"
+    (files / "db.yaml").write_text(f"{service}---\nkind: route\nname: db\n{split}")
+    mesh.register("db", "tcp", meta={"role": "main"})
+    mesh.register("db", "tcp", host="vm-2", meta={"role": "spare"})
+    lines = mesh.run("policy", "plan", "-f", "db.yaml").stdout.splitlines()
+    assert lines[:2] == [
+        "75 % of every caller's connections to db go to main (was 0 %)",
+        "25 % of every caller's connections to db go to spare (was 0 %)",
+    ]
