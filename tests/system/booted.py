@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -115,20 +116,33 @@ def booted(binds: dict[Path, str], console: Path) -> Iterator[Booted]:
             )
             yield machine
         finally:
-            process.terminate()  # nspawn has the machine power off
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            process.kill()
-            process.wait()
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Pull the plug: nothing of the machine is kept. nspawn then ends by itself and cleans up."""
+    for leader in _leaders(process):
+        with suppress(ProcessLookupError):
+            os.kill(leader, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    process.kill()
+    process.wait()
+
+
+def _leaders(process: subprocess.Popen[bytes]) -> list[int]:
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [int(each) for each in children if _name(each) in ("systemd", "init")]
 
 
 def _leader(process: subprocess.Popen[bytes], console: Path) -> int:
     """Process 1 of the machine, as this one here numbers it."""
     until = time.monotonic() + _BOOT_SECONDS
     while True:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        named = [int(each) for each in children if _name(each) in ("systemd", "init")]
-        if named:
+        if named := _leaders(process):
             return named[0]
         assert process.poll() is None and time.monotonic() < until, console.read_text(errors="replace")
         time.sleep(_POLL)

@@ -10,6 +10,7 @@ import pytest
 from tests.servers.programs import program
 from tests.system.booted import CACHE, booted, package
 
+pytestmark = pytest.mark.timeout(900)  # the first run makes a Debian and a venv; later ones take half a minute to begin
 AGENT, ENVOY, AUTHORITY = "meshagent.service", "meshagent-envoy.service", "meshagent-authority.service"
 NEWER = "9.9.9"
 ETCD = ("--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379")
@@ -99,6 +100,17 @@ def host(tmp_path_factory):
         machine.wait(lambda: "current" in machine.run("meshagent", "status", check=False), "a mesh")
         machine.run("meshagent", "intention", "allow", "web", "api", "--no-wait")
         yield found
+        removed(machine)
+
+
+def removed(machine):
+    """The package's removal drains and stops what runs, and leaves settings and state."""
+    machine.run("systemctl", "start", AGENT)
+    machine.run("dpkg", "-r", "meshagent")
+    for unit in (AGENT, ENVOY):
+        assert machine.run("systemctl", "is-active", unit, check=False) == "inactive"
+    assert "No such file" in machine.run("ls", "/opt/meshagent", check=False)
+    assert "agent.yaml" in machine.run("ls", "/etc/meshagent") and "mesh.db" in machine.run("ls", "/var/lib/meshagent")
 
 
 @pytest.fixture
