@@ -7,12 +7,14 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
+import time
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from itertools import pairwise
 
-from tests.system.apps import Load, get
+from tests.system.apps import Caller, HttpApp, Load, get
 from tests.system.live import eventually, free_port, live_mesh
-from tests.system.test_service_settings import answering
+from tests.system.test_service_settings import answering, shop
 
 RATE = 200
 
@@ -96,3 +98,86 @@ async def test_what_proxies_say_of_an_app_that_is_not_reached_stays_among_them()
         answer = await get(local)
         assert answer.status == 503 and "x-mesh-unreached" not in answer.headers
         assert "retried" in answer.text
+
+
+async def test_fault_r17_a_slow_instance_holds_nobody_up_beyond_the_time_of_one_try():
+    retry = {"attempts": 2, "per_try_timeout": "300ms", "on": ["connect-failure", "gateway-error"]}
+    left_out = {**LEFT_OUT, "consecutive_5xx": 0, "consecutive_gateway_failure": 3}
+    async with shop(3, outlier_detection=left_out) as (mesh, _, apps, local):
+        await mesh.applied(await mesh.apply({"kind": "route", "name": "payments", "rules": [{"retry": retry}]}))
+        apps[1].delay = 5.0
+        began = time.monotonic()
+        async with Load(local, 4, 100) as load:
+            await asyncio.sleep(4)
+        assert load.failed() == [], load.failed()
+        assert len(load.since(began + 1.5)) > 100
+        caller, times = Caller(local), []
+        for _ in range(100):
+            asked = time.monotonic()
+            assert (await caller.get()).headers["x-app"] != "p1"
+            times.append(time.monotonic() - asked)
+        caller.close()
+        assert sorted(times)[98] < 0.3, times
+
+
+class Hop(HttpApp):
+    """Asks the next service for each request, and says what that said."""
+
+    onward = 0
+
+    async def _serve(self, reader, writer):
+        caller = Caller(self.onward)
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                self.seen.append((await reader.readuntil(b"\r\n\r\n")).decode())
+                answer = await caller.get(timeout=30)
+                writer.write(b"HTTP/1.1 %d Said\r\ncontent-length: 0\r\n\r\n" % answer.status)
+                await writer.drain()
+        caller.close()
+        writer.close()
+
+
+# Of all requests under way, retries among them: of a share of 15 % come 1.18 tries for each request.
+BUDGET = {"percent": 15, "min_concurrent": 1}
+
+
+async def test_fault_r18_retries_over_three_hops_do_not_become_a_storm():
+    retry = {"attempts": 3, "on": ["gateway-error"], "backoff": {"base": "1ms", "max": "5ms"}}
+    names = ("web", "first", "second", "third")
+    async with live_mesh() as mesh, AsyncExitStack() as stack:
+        agent = await mesh.agent()
+        hops = [await stack.enter_async_context(Hop(free_port(), name)) for name in names[:3]]
+        last = await stack.enter_async_context(HttpApp(free_port(), "third"))
+        for hop, called in zip(hops, names[1:], strict=True):
+            hop.onward = free_port()
+            upstreams = [{"service": called, "local_port": hop.onward}]
+            await agent.up(name=hop.name, port=hop.port, protocol="http", upstreams=upstreams)
+        await agent.up(name="third", port=last.port, protocol="http")
+        for source, called in pairwise(names):
+            await mesh.intend(called, **{source: "allow"})
+            await mesh.apply({"kind": "service", "name": called, "retry_budget": BUDGET})
+            revision = await mesh.apply({"kind": "route", "name": called, "rules": [{"retry": retry}]})
+        await mesh.applied(revision)
+        await answering(hops[0].onward)
+        for app in (*hops, last):
+            app.seen.clear()
+        last.status, last.delay = 503, 0.3
+        asked: list[int] = []
+        calling = [asyncio.create_task(storm(hops[0].onward, asked)) for _ in range(40)]
+        await asyncio.sleep(5)
+        first, second, third = (len(app.seen) for app in (*hops[1:], last))
+        for task in calling:
+            task.cancel()
+        await asyncio.gather(*calling, return_exceptions=True)
+        assert set(asked) <= {0, 503}
+        assert len(asked) > 60 and third > second >= first, (len(asked), first, second, third)
+        assert first <= 1.2 * len(asked) and third <= 1.7 * len(asked), (len(asked), first, second, third)
+
+
+async def storm(port, asked):
+    """Ask without a pause; `asked` has the status of each request, 0 while there is none."""
+    caller = Caller(port)
+    while True:
+        asked.append(0)
+        number = len(asked) - 1
+        asked[number] = (await caller.get(timeout=30)).status
