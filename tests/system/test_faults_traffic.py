@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 from tests.system.apps import Caller, HttpApp, Load, get
 from tests.system.live import eventually, free_port, live_mesh
@@ -181,3 +184,26 @@ async def storm(port, asked):
         asked.append(0)
         number = len(asked) - 1
         asked[number] = (await caller.get(timeout=30)).status
+
+
+async def test_fault_r19_what_is_beyond_the_limits_is_shed_and_afterwards_all_is_served():
+    pool = {"max_requests": 20, "max_pending_requests": 20}
+    async with shop(1, connection_pool=pool) as (_, agent, apps, local):
+        apps[0].delay = 0.1  # 20 at once: 200 requests a second are what it takes
+        before = resident(agent.envoy_pid())
+        async with Load(local, 200, 2000) as load:
+            await asyncio.sleep(4)
+        grown = resident(agent.envoy_pid()) - before
+        counts = Counter(status for _, status in load.answers)
+        assert counts.keys() <= {200, 503} and counts[503] > counts[200] > 50, counts
+        assert grown < 60, grown
+        ended = time.monotonic()
+        while (await get(local)).status != 200:
+            assert time.monotonic() < ended + 5
+        assert {(await get(local)).status for _ in range(10)} == {200}
+
+
+def resident(pid):
+    """The memory that a process holds, in MiB."""
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024
