@@ -257,7 +257,17 @@ class Hedge(Model):
     on_per_try_timeout: Literal[True] = True
 
 
-_AFTER_THE_WAY = ("strict", "timeout", "idle_timeout", "max_stream_duration", "retry", "hedge", "mirror", "rewrite")
+_AFTER_THE_WAY = (
+    "strict",
+    "timeout",
+    "idle_timeout",
+    "max_stream_duration",
+    "retry",
+    "hedge",
+    "mirror",
+    "rewrite",
+    "cors",
+)
 _FOR_TCP = ("name", "match", "to", "strict", "idle_timeout")
 
 

@@ -115,6 +115,7 @@ def test_every_key_has_a_variable_and_a_description():
         "host.address": "10.0.0.1",
         "ca.ttl": "2h",
         "envoy.drain": "2s",
+        "envoy.own_unit": "true",
         "metrics": "none",
     }
     values |= {

@@ -20,7 +20,7 @@ AGENT = {
     "applied_revision": 4,
     "problems": {},
     "rejected": {},
-    "svids": {"web": {"expires_at": "2026-11-21T13:00:00+00:00"}},
+    "svids": {"web": {"expires_at": "2126-11-21T13:00:00+00:00"}},
 }
 
 

@@ -55,6 +55,7 @@ def test_help_lists_every_command_in_the_order_of_need(commands):
         "doctor",
         "proxy",
         "authority",
+        "systemd",
         "ca",
         "store",
     ]
