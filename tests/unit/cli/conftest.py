@@ -182,7 +182,7 @@ def agent(env, short_dir):
             self.end_headers()
             self.wfile.write(raw)
 
-        do_GET = do_PUT = do_DELETE = handle_one  # noqa: N815 - http.server's names
+        do_GET = do_PUT = do_POST = do_DELETE = handle_one  # noqa: N815 - http.server's names
 
         def log_message(self, *_: object) -> None:
             return

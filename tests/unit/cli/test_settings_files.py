@@ -47,6 +47,15 @@ def test_what_was_said_before_of_other_keys_stays_and_the_old_way_to_the_store_g
     assert (config.host.name, config.host.zone) == ("vm-1", "z")
 
 
+@pytest.mark.parametrize(("directory", "file"), [(0o700, 0o600), (0o755, 0o600), (0o2750, 0o640)])
+def test_the_directorys_group_may_read_settings_only_where_it_has_the_setgid_bit(tmp_path, directory, file):
+    path = tmp_path / "etc" / "agent.yaml"
+    path.parent.mkdir()
+    path.parent.chmod(directory)
+    write_settings(path, {"store": STORE}, "meshagent join")
+    assert path.stat().st_mode & 0o777 == file
+
+
 def test_what_does_not_name_a_store_leaves_the_way_to_it_alone():
     older = {"store": STORE, "store_token_file": "/t"}
     assert merge(older, {"ca": {"provider": "builtin"}}) == {**older, "ca": {"provider": "builtin"}}
