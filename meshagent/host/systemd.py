@@ -16,7 +16,7 @@ _PACKAGED = Path("usr/lib/systemd/system")
 _OWN = Path("etc/systemd/system")
 _SYSUSERS = Path("etc/sysusers.d/meshagent.conf")
 _TMPFILES = Path("etc/tmpfiles.d/meshagent.conf")
-_HIDDEN = ("/root", "/home", "/run/user", "/tmp", "/var/tmp")  # ProtectHome= and PrivateTmp= hide them
+_HIDDEN = ("/root", "/home", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - ProtectHome= and PrivateTmp= hide them  # noqa: S108 - what systemd hides from a unit with PrivateTmp
 _PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
 _SECONDS = 120
 
