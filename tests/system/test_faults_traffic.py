@@ -140,10 +140,6 @@ class Hop(HttpApp):
         writer.close()
 
 
-# Of all requests under way, retries among them: of a share of 15 % come 1.18 tries for each request.
-BUDGET = {"percent": 15, "min_concurrent": 1}
-
-
 async def test_fault_r18_retries_over_three_hops_do_not_become_a_storm():
     retry = {"attempts": 3, "on": ["gateway-error"], "backoff": {"base": "1ms", "max": "5ms"}}
     names = ("web", "first", "second", "third")
@@ -158,7 +154,6 @@ async def test_fault_r18_retries_over_three_hops_do_not_become_a_storm():
         await agent.up(name="third", port=last.port, protocol="http")
         for source, called in pairwise(names):
             await mesh.intend(called, **{source: "allow"})
-            await mesh.apply({"kind": "service", "name": called, "retry_budget": BUDGET})
             revision = await mesh.apply({"kind": "route", "name": called, "rules": [{"retry": retry}]})
         await mesh.applied(revision)
         await answering(hops[0].onward)
