@@ -2,7 +2,7 @@
 BIN := .venv/bin
 READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest --durations=10
-# The slow suites mostly wait, so two workers halve their time; a file's tests stay together, they share servers.
+# Two workers: most tests wait more than they work. The tests of one file stay together, they share servers.
 SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" $(LOCK) pyproject.toml
@@ -54,7 +54,7 @@ deb: $(READY) ## the Debian package, into dist/
 test: unit conformance system ## all tests
 
 unit: $(READY) ## without network, seconds
-	$(PYTEST) tests/unit $(wildcard tests/golden tests/corpus)
+	$(PYTEST) $(SIDE_BY_SIDE) tests/unit $(wildcard tests/golden tests/corpus)
 
 conformance: $(READY) servers ## every store and CA against its protocol's suite
 	$(PYTEST) $(SIDE_BY_SIDE) tests/conformance
