@@ -15,7 +15,7 @@ from tests.system.load import Calls, stand
 from tests.system.shop import lasting
 
 SECONDS = lasting(600, 45)
-pytestmark = [pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.timeout(lasting(1200, 240))]
 
 
 async def started(agent, *arguments):
@@ -152,7 +152,7 @@ async def test_another_ca_takes_over_under_load_by_a_rolling_restart_and_the_old
         await reach(it.agent, "activate")
         waits, _ = await rotate(it.agent, "--status")
         assert set(waits["waiting"]) == {"vm-1", "vm-2"} and waits["kind"] == "provider"
-        it.mesh.ca = ca
+        it.mesh.ca_settings = f"provider: builtin, path: {ca}"
         for agent in (it.called, it.agent):
             agent.process.kill()
             await agent.process.wait()
