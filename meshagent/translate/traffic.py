@@ -44,7 +44,8 @@ def limit(cluster: Cluster, pool: ConnectionPool, budget: RetryBudget) -> None:
         getattr(limits, name).value = _NO_LIMIT if asked is None else asked
         # How much is left is counted only where there is a limit: `meshagent doctor` warns before it is reached.
         limits.track_remaining |= asked is not None
-    limits.retry_budget.budget_percent.value = budget.percent
+    # Envoy's share is of all that is under way, the retries among it: 20 of every 100 first tries are 20 of 120.
+    limits.retry_budget.budget_percent.value = round(100 * budget.percent / (100 + budget.percent), 2)
     limits.retry_budget.min_retry_concurrency.value = budget.min_concurrent
 
 
