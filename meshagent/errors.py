@@ -41,6 +41,11 @@ class MeshError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    @property
+    def advice(self) -> str:
+        """The message and the next step in one line, where one has to say both."""
+        return f"{self}: {self.next_step}" if self.next_step else str(self)
+
 
 class UsageProblem(MeshError):
     """The command line or a setting cannot be used."""

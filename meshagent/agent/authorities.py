@@ -116,7 +116,7 @@ class Authorities:
             if isinstance(authority, Timed):
                 self.skew = authority.skew
         except MeshError as error:
-            unwell = (f"{error}: {error.next_step}",)
+            unwell = (error.advice,)
         for problem in unwell:
             if problem not in self._unwell:
                 _log.warning("authority_unwell", problem=problem)
@@ -129,7 +129,7 @@ class Authorities:
                 await authority.tend(world.bundle)
             problem = ""
         except MeshError as error:
-            problem = f"{error}: {error.next_step}"
+            problem = error.advice
         if problem and problem != self.problem:
             _log.warning("authority_not_tended", problem=problem)
         self.problem = problem

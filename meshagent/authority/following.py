@@ -38,7 +38,7 @@ class Following:
                 await self._follow()
             except (StoreUnavailable, StoreDenied) as error:
                 attempt = attempt + 1 if self.problem else 0
-                self._lost(f"{error}: {error.next_step}" if error.next_step else str(error))
+                self._lost(error.advice)
                 await asyncio.sleep(random.uniform(0.1, min(_LONGEST_PAUSE, 0.2 * 2 ** min(attempt, 6))))  # noqa: S311 - jitter
 
     async def check(self) -> Never:

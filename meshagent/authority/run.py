@@ -146,7 +146,7 @@ class AuthorityDaemon:
         except (StoreUnavailable, StoreDenied, Conflict) as error:
             self._publishing_problem = str(error)
         except MeshError as error:
-            self._publishing_problem = f"{error}: {error.next_step}"
+            self._publishing_problem = error.advice
         if self._publishing_problem and self._publishing_problem != before:
             _log.error("authority_not_published", problem=self._publishing_problem)
 

@@ -102,7 +102,7 @@ class Signatory:
         try:
             append_private(self._path, b"")
         except (DataDirUnusable, UnsafeFile) as error:
-            return f"{error}: {error.next_step}"
+            return error.advice
         return ""
 
     async def _write(self, line: AuditLine) -> None:

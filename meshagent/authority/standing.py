@@ -61,7 +61,7 @@ class Standing:
             if ledger.known and self.current is None:
                 self.problem = self._waiting()
         except (MeshError, OSError) as error:
-            self.problem = f"{error}{f': {error.next_step}' if isinstance(error, MeshError) else ''}"
+            self.problem = error.advice if isinstance(error, MeshError) else str(error)
         if self.problem != self._told:
             self._told = self.problem
             if self.problem:

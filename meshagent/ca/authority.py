@@ -90,7 +90,7 @@ class AuthorityClient:
             answer = await self._calls.get("/v1/roots")
             problems += self._clock_problems(answer.get("now"))
         except MeshError as error:
-            problems.append(f"{error}: {error.next_step}")
+            problems.append(error.advice)
         return AuthorityHealth(ok=not problems, problems=tuple(problems))
 
     async def tend(self, bundle: TrustBundle) -> None:

@@ -128,7 +128,7 @@ class BuiltinAuthority:
         try:
             append_private(self._audit_path, b"")
         except (DataDirUnusable, UnsafeFile) as error:
-            return [f"{error}: {error.next_step}"]
+            return [error.advice]
         return []
 
 

@@ -130,7 +130,7 @@ class ConsulAuthority:
         try:
             await self.bundle()
         except MeshError as error:
-            return AuthorityHealth(ok=False, problems=(f"{error}: {error.next_step}",))
+            return AuthorityHealth(ok=False, problems=(error.advice,))
         return AuthorityHealth(ok=True)
 
     async def close(self) -> None:

@@ -76,11 +76,11 @@ class ExecAuthority:
             if not os.access(self._settings.command[0], os.X_OK):
                 problems.append(f"{self._settings.command[0]} cannot be run: chmod +x it")
         except UnsafeFile as error:
-            problems.append(f"{error}: {error.next_step}")
+            problems.append(error.advice)
         try:
             await self.bundle()
         except MeshError as error:
-            problems.append(f"{error}: {error.next_step}")
+            problems.append(error.advice)
         return AuthorityHealth(ok=not problems, problems=tuple(problems))
 
     async def close(self) -> None:

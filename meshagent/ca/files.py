@@ -105,11 +105,11 @@ class FilesAuthority:
 
     async def check(self) -> AuthorityHealth:
         """Not ok when the files of a service that was asked for cannot be used, or when there are no roots."""
-        problems = [f"{held.problem}: {held.problem.next_step}" for held in self._held.values() if held.problem]
+        problems = [held.problem.advice for held in self._held.values() if held.problem]
         try:
             await self.bundle()
         except MeshError as error:
-            problems.append(f"{error}: {error.next_step}")
+            problems.append(error.advice)
         return AuthorityHealth(ok=not problems, problems=tuple(problems))
 
     async def close(self) -> None:

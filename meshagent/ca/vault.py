@@ -116,7 +116,7 @@ class VaultAuthority:
                 )
             await self.bundle()
         except MeshError as error:
-            problems.append(f"{error}: {error.next_step}")
+            problems.append(error.advice)
         return AuthorityHealth(ok=not problems, problems=tuple(problems))
 
     async def close(self) -> None:

@@ -18,7 +18,7 @@ import aiohttp
 from meshagent.errors import AuthorityUnavailable, CertificateRefused, UsageProblem
 
 MAX_BODY_BYTES = 512 * 1024
-OK, BAD_REQUEST, FORBIDDEN, NOT_FOUND = 200, 400, 403, 404
+OK, FORBIDDEN = 200, 403
 _NO_CONTENT = 204
 _REDIRECT = range(300, 400)
 _TRY_AGAIN = (412, 429, 472, 473)  # an index that a replica has not seen yet, too many requests, standbys
