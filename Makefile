@@ -4,6 +4,8 @@ READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest --durations=10
 # Two workers: most tests wait more than they work. The tests of one file stay together, they share servers.
 SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile
+# Bars on time are meant for a machine that does nothing else: what failed beside another test is judged alone, once.
+ALONE := --last-failed --last-failed-no-failures=none
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" $(LOCK) pyproject.toml
 
@@ -57,10 +59,10 @@ unit: $(READY) ## without network, seconds
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit $(wildcard tests/golden tests/corpus)
 
 conformance: $(READY) servers ## every store and CA against its protocol's suite
-	$(PYTEST) $(SIDE_BY_SIDE) tests/conformance
+	$(PYTEST) $(SIDE_BY_SIDE) tests/conformance || $(PYTEST) $(ALONE) tests/conformance
 
 system: $(READY) servers ## whole agents with real Envoys
-	$(PYTEST) $(SIDE_BY_SIDE) tests/system
+	$(PYTEST) $(SIDE_BY_SIDE) tests/system || $(PYTEST) $(ALONE) tests/system
 
 soak: $(READY) servers ## the faults with outages as long as they are in life (an hour; SOAK=0.1 for a tenth of it)
 	MESHAGENT_SOAK=$(or $(SOAK),1) $(PYTEST) tests/system/test_faults_store.py tests/system/test_faults_host.py tests/system/test_rotation.py

@@ -22,7 +22,9 @@ _POLICIES = {
 }
 # Envoy's default of 1024 would refuse quietly; memory is bounded by the limit of downstream connections.
 _NO_LIMIT = 1 << 20
-_SETTLED = timedelta(seconds=60)  # a check of an instance that is seldom called; Envoy's own default
+_SETTLED = timedelta(
+    seconds=5
+)  # checks of a service that nobody calls; what follows the first call waits for no longer
 
 
 def shape(cluster: Cluster, traffic: Traffic) -> None:

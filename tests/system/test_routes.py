@@ -89,7 +89,7 @@ async def test_requests_are_tried_again_as_often_and_for_what_the_rule_says():
         v1.delay = 0.4
         began = time.monotonic()
         assert await tries("/late", 200) == (504, 2)
-        assert 0.3 <= time.monotonic() - began < 1.5
+        assert 0.29 <= time.monotonic() - began < 1.5  # Envoy's timers fire up to a millisecond early
         assert await tries("/short", 200) == (504, 1)
         shop.forget()
         answers = [await get(shop.web, "/hedged") for _ in range(6)]
@@ -126,7 +126,7 @@ async def test_faults_hold_requests_back_and_refuse_them_for_the_share_and_the_h
         )
         began = time.monotonic()
         assert (await get(shop.web, "/held")).status == 200
-        assert 0.3 <= time.monotonic() - began < 1.5
+        assert 0.29 <= time.monotonic() - began < 1.5  # Envoy's timers fire up to a millisecond early
         counts = await many(shop.web, 1_000, "/some", batch=1)
         assert within_three_sigma(counts[503], 0.25, 1_000), counts
         assert (await get(shop.web, "/drill")).status == 200
