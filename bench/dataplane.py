@@ -23,7 +23,7 @@ from pathlib import Path
 from bench.rivals import rival
 from bench.shapes import haproxy
 from meshagent.ca.builtin import open_builtin
-from meshagent.ca.x509 import new_key_and_csr
+from meshagent.ca.keys import new_key_and_csr
 from meshagent.envoy.locate import locate
 from tests.system.apps import get
 from tests.system.live import free_port, live_mesh

@@ -8,13 +8,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshagent.ca.issuance import INTERMEDIATE_LIFE, Issuer, new_intermediate, to_pem
+from meshagent.ca.keys import kept_key, request_with, signed_by
 from meshagent.ca.root_files import digest_of
-from meshagent.ca.x509 import UNREADABLE, key_der, key_to_pem
+from meshagent.ca.x509 import UNREADABLE, key_der
 from meshagent.errors import AuthorityUnavailable, CertificateRefused, NotFound
 from meshagent.private import read_private, write_private
 
@@ -45,27 +44,13 @@ class Intermediate:
 def intermediate_key(directory: Path) -> ec.EllipticCurvePrivateKey:
     """The authority's key, made when there is none. Raises AuthorityUnavailable, and what private files raise."""
     path = directory / KEY_FILE
-    try:
-        key = serialization.load_pem_private_key(read_private(path), password=None)
-    except NotFound:
-        made = ec.generate_private_key(ec.SECP256R1())
-        write_private(path, key_to_pem(made))
-        return made
-    except (*UNREADABLE, TypeError):  # the parser's own words are about a secret
-        key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise AuthorityUnavailable(
-            f"{path} cannot be read",
-            next_step=f"restore it from a backup; or rm {directory}/intermediate.* for a new one",
-        )
-    return key
+    restore = f"restore it from a backup; or rm {directory}/intermediate.* for a new one"
+    return kept_key(path, lambda what: AuthorityUnavailable(f"{path} {what}", next_step=restore))
 
 
 def request_of(key: ec.EllipticCurvePrivateKey, name: str) -> str:
     """The CSR (PEM) of the authority of this name."""
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"meshagent authority {name}")])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.PEM).decode()
+    return request_with(key, common_name=f"meshagent authority {name}").decode()
 
 
 def kept_chain(directory: Path) -> bytes:
@@ -109,10 +94,10 @@ def adopted(chain_pem: bytes, key: ec.EllipticCurvePrivateKey, roots: Iterable[s
         raise _refused("is for another key than this authority's")
     for depth, each in enumerate(chain):
         _check_ca(each, depth, now)
-        if depth + 1 < len(chain) and not _signed_by(each, chain[depth + 1]):
+        if depth + 1 < len(chain) and not signed_by(each, chain[depth + 1]):
             raise _refused(f"is broken: certificate {depth + 2} did not sign certificate {depth + 1}")
     for root in trusted:
-        if _signed_by(chain[-1], root):
+        if signed_by(chain[-1], root):
             _check_ca(root, len(chain), now)
             return Intermediate(Issuer(chain[0], key), b"".join(map(to_pem, chain)), digest_of(root))
     raise _refused("does not lead to a root of the mesh's trust bundle")
@@ -151,14 +136,6 @@ def _check_ca(certificate: x509.Certificate, below: int, now: datetime) -> None:
         raise _refused("hangs below a CA that may sign no further CAs")
     if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
         raise _refused(f"holds a certificate that ended, or has not begun, at {now:%Y-%m-%dT%H:%M:%SZ}")
-
-
-def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _refused(reason: str) -> CertificateRefused:

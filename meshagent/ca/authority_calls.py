@@ -11,6 +11,7 @@ import json
 import re
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ import aiohttp
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from meshagent.ca.keys import signed_by
 from meshagent.ca.x509 import UNREADABLE
 from meshagent.errors import AuthorityUnavailable, CertificateRefused, EnrolmentRefused, MeshError
 
@@ -176,15 +178,11 @@ def issuer_among(intermediate_pem: str, roots: tuple[str, ...]) -> str:
 
     Raises CertificateRefused when none did.
     """
-    from cryptography.exceptions import InvalidSignature
-
     for root in roots:
-        try:
+        with suppress(*UNREADABLE):
             intermediate = x509.load_pem_x509_certificates(intermediate_pem.encode())[0]
-            intermediate.verify_directly_issued_by(x509.load_pem_x509_certificate(root.encode()))
-        except (*UNREADABLE, TypeError, InvalidSignature):
-            continue
-        return root
+            if signed_by(intermediate, x509.load_pem_x509_certificate(root.encode())):
+                return root
     raise CertificateRefused(
         "the authority's intermediate is of no root that the mesh believes", next_step="meshagent ca status"
     )

@@ -83,7 +83,7 @@ async def obtain(authority: Authority, identity: str, ttl: timedelta) -> Issued:
         return await authority.issue(identity, ttl)
     if not isinstance(authority, Signer):
         raise TypeError(f"{type(authority).__name__} neither signs nor issues")
-    from meshagent.ca.x509 import new_key_and_csr
+    from meshagent.ca.keys import new_key_and_csr
 
     key_pem, csr_pem = new_key_and_csr(identity)
     return Issued(key_pem, await authority.sign(csr_pem, identity, ttl))

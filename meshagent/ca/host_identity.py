@@ -6,10 +6,10 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from meshagent.ca.x509 import UNREADABLE, accept_host, key_to_pem
+from meshagent.ca.keys import kept_key, request_with
+from meshagent.ca.x509 import UNREADABLE, accept_host
 from meshagent.errors import CertificateRefused, NotFound
 from meshagent.model.identity import Svid, TrustBundle
 from meshagent.private import read_private, write_private
@@ -21,23 +21,12 @@ _JOIN = "join this host: `meshagent token create` where the mesh is kept, then `
 def host_key(directory: Path) -> ec.EllipticCurvePrivateKey:
     """The host's key in its directory, made when there is none. Raises CertificateRefused, and what private files raise."""
     path = directory / KEY_FILE
-    try:
-        key = serialization.load_pem_private_key(read_private(path), password=None)
-    except NotFound:
-        made = ec.generate_private_key(ec.SECP256R1())
-        write_private(path, key_to_pem(made))
-        return made
-    except (*UNREADABLE, TypeError):
-        raise CertificateRefused(f"{path} cannot be read", next_step=f"rm {path}, then {_JOIN}") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise CertificateRefused(f"{path} is not an ECDSA key", next_step=f"rm {path}, then {_JOIN}")
-    return key
+    return kept_key(path, lambda what: CertificateRefused(f"{path} {what}", next_step=f"rm {path}, then {_JOIN}"))
 
 
 def host_csr(key: ec.EllipticCurvePrivateKey) -> str:
     """A CSR (PEM) for the key; it names nobody, since an authority takes nothing but the key of it."""
-    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.PEM).decode()
+    return request_with(key).decode()
 
 
 def keep_host(

@@ -12,10 +12,11 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshagent.ca.issuance import Issuer, new_root, to_pem, trust_domain_of
+from meshagent.ca.keys import kept_key, load_key, new_key
 from meshagent.ca.x509 import UNREADABLE, key_der, key_to_pem
 from meshagent.errors import AuthorityUnavailable, DataDirUnusable, NotFound
 from meshagent.private import locked, read_private, write_private
@@ -58,12 +59,8 @@ def create_root(path: Path, trust_domain: str, now: datetime, path_length: int =
     with locked(path / LOCK_FILE):
         if made_meanwhile := load_root(path):
             return made_meanwhile
-        try:
-            # A crash came between the two files; no certificate was ever signed with it.
-            key = _load_key(path / KEY_FILE)
-        except NotFound:
-            key = ec.generate_private_key(ec.SECP256R1())
-            write_private(path / KEY_FILE, key_to_pem(key))
+        # Where there is a key, a crash came between the two files; no certificate was ever signed with it.
+        key = kept_key(path / KEY_FILE, lambda what: _broken(path, f"{KEY_FILE} {what}"))
         certificate = new_root(key, trust_domain, now, path_length)
         write_private(path / ROOT_FILE, to_pem(certificate))
         return Issuer(certificate, key)
@@ -79,7 +76,7 @@ def prepare_next(path: Path, now: datetime, retired: frozenset[str] = frozenset(
         for digest in spare_digests(path) - retired:
             if spare := _spare(path, digest):
                 return spare.certificate
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = new_key()
         certificate = new_root(key, trust_domain_of(current.certificate), now, depth_of(current.certificate))
         _keep_spare(path, Issuer(certificate, key))
         return certificate
@@ -170,14 +167,8 @@ def _certificate(path: Path, name: str, pem: bytes) -> x509.Certificate:
 
 
 def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Raises NotFound. The parser's own words are left out of the error: they are about a secret."""
-    try:
-        key = serialization.load_pem_private_key(read_private(path), password=None)
-    except (*UNREADABLE, TypeError):  # TypeError: it is encrypted
-        raise _broken(path.parent, f"{path.name} cannot be read") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise _broken(path.parent, f"{path.name} is not an ECDSA key")
-    return key
+    """Raises NotFound."""
+    return load_key(path, lambda what: _broken(path.parent, f"{path.name} {what}"))
 
 
 def _remove(*paths: Path) -> None:

@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 
 from meshagent.ca.issuance import to_pem
+from meshagent.ca.keys import signed_by
 from meshagent.ca.x509 import MAX_ANSWER_BYTES, UNREADABLE
 from meshagent.errors import AuthorityUnavailable, CertificateRefused
 from meshagent.model.identity import TrustBundle
@@ -69,9 +69,10 @@ def read_trusted(path: Path, what: str) -> bytes:
 def _is_root(certificate: x509.Certificate) -> bool:
     """Whether it is a CA's and signed by its own key."""
     try:
-        certificate.verify_directly_issued_by(certificate)
-        return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        return signed_by(certificate, certificate) and bool(
+            certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        )
+    except (ValueError, x509.ExtensionNotFound):
         return False
 
 

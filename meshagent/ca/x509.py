@@ -50,21 +50,6 @@ _CLIENT_USE = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 _USE_NAMES = {ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth", ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth"}
 
 
-def new_key_and_csr(spiffe_id: str = "") -> tuple[bytes, bytes]:
-    """A new ECDSA P-256 key (PKCS #8) and a CSR signed with it, both PEM.
-
-    Our own CAs take nothing but the public key of a CSR. Some others copy the names, so `spiffe_id`, when given, stands
-    in it as the only one.
-    """
-    key = ec.generate_private_key(ec.SECP256R1())
-    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    if spiffe_id:
-        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe_id)])
-        request = request.add_extension(names, critical=True)
-    signed = request.sign(key, hashes.SHA256())
-    return key_to_pem(key), signed.public_bytes(serialization.Encoding.PEM)
-
-
 def key_to_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     """The key as unencrypted PKCS #8 PEM, which is what Envoy reads."""
     return key.private_bytes(

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 
 from meshagent.ca.issuance import Issuer, new_intermediate, to_pem
+from meshagent.ca.keys import signed_by
 from meshagent.ca.root_files import digest_of
 from meshagent.ca.x509 import UNREADABLE
 from meshagent.errors import Conflict
@@ -73,16 +73,8 @@ def _again(
         held = x509.load_pem_x509_certificate(record.intermediate.encode())
     except (UnreadableRecord, *UNREADABLE):
         return None
-    if _signed_by(held, root.certificate) or not any(_signed_by(held, each) for each in known):
+    if signed_by(held, root.certificate) or not any(signed_by(held, each) for each in known):
         return None
     made = new_intermediate(held.public_key(), name, trust_domain, root, now)
     change = {"intermediate": to_pem(made).decode(), "fingerprint": digest_of(made), "at": now}
     return record.model_copy(update=change)
-
-
-def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshagent.ca import open_authority
-from meshagent.ca.x509 import new_key_and_csr
+from meshagent.ca.keys import new_key_and_csr
 from tests.conformance.provided import SERVICES, TTL, Provided
 from tests.servers.openssl import documented_program, openssl_root
 

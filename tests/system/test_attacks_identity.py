@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshagent.ca.builtin import open_builtin
-from meshagent.ca.x509 import accept, new_key_and_csr
+from meshagent.ca.keys import new_key_and_csr
+from meshagent.ca.x509 import accept
 from meshagent.errors import CertificateRefused, MeshError
 from meshagent.model.intention import Intention
 from meshagent.model.service import Instance

@@ -15,7 +15,7 @@ from cryptography.x509 import load_pem_x509_csr
 from meshagent.agent.enrolment import enrol
 from meshagent.ca.authority import open_authority
 from meshagent.ca.authority_calls import MAX_BODY
-from meshagent.ca.x509 import new_key_and_csr
+from meshagent.ca.keys import new_key_and_csr
 from meshagent.errors import AuthorityUnavailable, CertificateRefused, EnrolmentRefused, UsageProblem
 from meshagent.model.identity import TrustBundle
 from meshagent.model.joining import JoinLine

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshagent.ca.builtin import open_builtin
-from meshagent.ca.x509 import new_key_and_csr
+from meshagent.ca.keys import new_key_and_csr
 from meshagent.documents.decode import decode_all, decode_documents
 from meshagent.errors import CertificateRefused
 from meshagent.model.identity import TrustBundle

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from meshagent.ca.builtin import open_builtin
-from meshagent.ca.x509 import new_key_and_csr
+from meshagent.ca.keys import new_key_and_csr
 from meshagent.errors import CertificateRefused
 from meshagent.model.kinds import KINDS
 from meshagent.model.mesh import Mesh

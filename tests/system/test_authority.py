@@ -14,7 +14,8 @@ import pytest
 
 from meshagent.authority.founding import found_authority
 from meshagent.ca.authority_calls import Calls, known_by
-from meshagent.ca.x509 import accept, accept_host, new_key_and_csr
+from meshagent.ca.keys import new_key_and_csr
+from meshagent.ca.x509 import accept, accept_host
 from meshagent.errors import AuthorityUnavailable, CertificateRefused
 from meshagent.model.identity import TrustBundle
 from meshagent.model.mesh import Mesh

@@ -10,7 +10,7 @@ import pytest
 from meshagent.agent.identities import Identities
 from meshagent.ca.base import Issued
 from meshagent.ca.builtin import open_builtin
-from meshagent.ca.x509 import new_key_and_csr
+from meshagent.ca.keys import new_key_and_csr
 from meshagent.errors import AuthorityUnavailable
 
 DOMAIN = "mesh.internal"

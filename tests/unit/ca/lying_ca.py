@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from meshagent.ca.x509 import accept, new_key_and_csr
+from meshagent.ca.keys import new_key_and_csr
+from meshagent.ca.x509 import accept
 from meshagent.model.identity import Svid, TrustBundle
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey

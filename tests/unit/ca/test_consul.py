@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 
 from meshagent.ca import open_authority
 from meshagent.ca.consul import ConsulAuthority
-from meshagent.ca.x509 import new_key_and_csr
+from meshagent.ca.keys import new_key_and_csr
 from meshagent.errors import AuthorityUnavailable, CertificateRefused, StoreDenied, StoreUnavailable, UsageProblem
 from meshagent.wire.consul import Answer
 from tests.unit.ca.lying_ca import ROOT

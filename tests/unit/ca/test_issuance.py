@@ -25,7 +25,8 @@ from meshagent.ca.issuance import (
     to_pem,
     trust_domain_of,
 )
-from meshagent.ca.x509 import accept, key_der, new_key_and_csr
+from meshagent.ca.keys import new_key_and_csr
+from meshagent.ca.x509 import accept, key_der
 from meshagent.errors import AuthorityUnavailable, CertificateRefused
 from meshagent.model.identity import TrustBundle
 from tests.unit.ca.lying_ca import DOMAIN, HOUR, KEY_PEM, MINUTE, NOW, OUR_KEY, SECOND, WEB, Key, subject, uri

@@ -9,6 +9,7 @@ from cryptography import x509
 
 from meshagent.ca import root_files
 from meshagent.ca.builtin import open_builtin
+from meshagent.ca.keys import new_key_and_csr
 from meshagent.ca.root_files import (
     create_root,
     destroy_spare,
@@ -18,7 +19,7 @@ from meshagent.ca.root_files import (
     prepare_next,
     spare_digests,
 )
-from meshagent.ca.x509 import accept, key_der, new_key_and_csr
+from meshagent.ca.x509 import accept, key_der
 from meshagent.errors import AuthorityUnavailable, NotFound
 from meshagent.model.identity import TrustBundle
 

@@ -15,7 +15,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshagent.ca.x509 import MAX_ANSWER_BYTES, key_der, new_key_and_csr
+from meshagent.ca.keys import new_key_and_csr
+from meshagent.ca.x509 import MAX_ANSWER_BYTES, key_der
 from meshagent.errors import CertificateRefused
 from meshagent.model.identity import Svid, TrustBundle
 from tests.unit.ca.lying_ca import (
