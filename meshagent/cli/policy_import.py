@@ -12,6 +12,7 @@ from meshagent.cli.options import misuse
 from meshagent.cli.output import emit, fail, say
 from meshagent.documents.compose import MAX_BYTES
 from meshagent.documents.encode import to_yaml
+from meshagent.documents.files import file_text
 from meshagent.documents.read import text_of
 from meshagent.errors import InvalidDocument, Problem
 from meshagent.importing.imported import MESHES, Imported, Mesh, import_policy
@@ -79,12 +80,4 @@ def _texts(files: tuple[str, ...]) -> Iterator[tuple[str, str | Problem]]:
         path = Path(given)
         inside = sorted(each for each in path.rglob("*") if each.suffix in _ENDINGS and each.is_file())
         for file in inside if path.is_dir() else [path]:
-            yield str(file), _text(file)
-
-
-def _text(file: Path) -> str | Problem:
-    try:
-        with file.open("rb") as opened:
-            return text_of(opened.read(MAX_BYTES + 1), str(file))
-    except OSError as error:
-        return Problem(str(file), 0, "", f"cannot be read: {error.strerror}")
+            yield str(file), file_text(file)

@@ -78,10 +78,11 @@ def _texts(paths: Iterable[Path | str], stdin: BinaryIO | None) -> Iterator[tupl
                 yield given, file
             elif (real := file.resolve()) not in seen:
                 seen.add(real)
-                yield str(file), _text(file)
+                yield str(file), file_text(file)
 
 
-def _text(file: Path) -> str | Problem:
+def file_text(file: Path) -> str | Problem:
+    """The text of a file, or why there is none."""
     try:
         with file.open("rb") as opened:
             return text_of(opened.read(MAX_BYTES + 1), str(file))

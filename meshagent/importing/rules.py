@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from meshagent.importing.fields import Fields
 from meshagent.importing.parts import Data
+from meshagent.model.route import RetryOn
 
+RETRY_REASONS = frozenset(get_args(RetryOn))
 SEGMENT = "a prefix ends at a segment here: {0} covers {0} and what is below it, not {0}x"
 
 

@@ -39,6 +39,16 @@ class Vault:
     author: Callable[[str], Author]
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One step of a rotation: how the bundle changes with it, the record before and after, and why."""
+
+    edit: Callable[[BundleRecord], BundleRecord]
+    before: RotationRecord | None
+    after: RotationRecord
+    why: str
+
+
 async def read_roots(store: Store, keys: Keys, trust: Trust) -> Roots:
     """Raises NotFound where there is no bundle or one that cannot be read, SignatureRefused."""
     return _roots(await store.read(keys.manifest, keys.bundle, keys.rotation), keys, trust)
@@ -54,21 +64,25 @@ async def begin(vault: Vault, record: RotationRecord, new: TrustBundle) -> Rotat
         kept = [digest for digest in bundle.retired if digest not in record.new]
         return with_roots(bundle.model_copy(update={"retired": kept}), new)
 
-    await _change(vault, edit, None, record, "new roots")
+    await _take(vault, _Step(edit, None, record, "new roots"))
     return record
 
 
 async def activate(vault: Vault, record: RotationRecord, now: datetime) -> RotationRecord:
     """Say that the new roots sign: hosts go over to them."""
     after = record.model_copy(update={"stage": "activate", "activated_at": record.activated_at or now})
-    await _change(vault, lambda bundle: bundle.model_copy(update={"leaving": after.old}), record, after, "roots change")
+
+    def edit(bundle: BundleRecord) -> BundleRecord:
+        return bundle.model_copy(update={"leaving": after.old})
+
+    await _take(vault, _Step(edit, record, after, "roots change"))
     return after
 
 
 async def retire(vault: Vault, record: RotationRecord) -> RotationRecord:
     """Take the old roots out of the bundle: nothing that leads to them is believed from here on."""
     after = record.model_copy(update={"stage": "retire"})
-    await _change(vault, lambda bundle: without_roots(bundle, after), record, after, "old roots retired")
+    await _take(vault, _Step(lambda bundle: without_roots(bundle, after), record, after, "old roots retired"))
     return after
 
 
@@ -81,7 +95,7 @@ async def turn_back(vault: Vault, record: RotationRecord, now: datetime) -> Rota
             return without_roots(bundle, after)
         return bundle.model_copy(update={"leaving": after.old})
 
-    await _change(vault, edit, record, after, "rotation turned back")
+    await _take(vault, _Step(edit, record, after, "rotation turned back"))
     return after
 
 
@@ -108,62 +122,44 @@ def without_roots(bundle: BundleRecord, record: RotationRecord) -> BundleRecord:
     return bundle.model_copy(update={"roots": roots, "retired": retired, "leaving": []})
 
 
-async def _change(
-    vault: Vault,
-    edit: Callable[[BundleRecord], BundleRecord],
-    before: RotationRecord | None,
-    after: RotationRecord,
-    why: str,
-) -> None:
+async def _take(vault: Vault, step: _Step) -> None:
     """Change bundle and record together, where the record is as it was. Raises Conflict when it is not."""
-    await retried(lambda: _once(vault, edit, before, after, why))
+    await retried(lambda: _once(vault, step))
 
 
-async def _once(
-    vault: Vault,
-    edit: Callable[[BundleRecord], BundleRecord],
-    before: RotationRecord | None,
-    after: RotationRecord,
-    why: str,
-) -> None:
+async def _once(vault: Vault, step: _Step) -> None:
     store, keys, signing = vault.store, vault.keys, vault.signing
     if signing.signer or signing.trust:
-        await _signed(vault, edit, before, after, why)
+        await _signed(vault, step)
         return
     snapshot = await store.read(keys.manifest, keys.bundle, keys.rotation)
     require_signer(signing, read_manifest(snapshot, keys, Trust()))
-    _expect_same(snapshot, keys, before)
-    bundle = edit(_roots(snapshot, keys, Trust()).bundle)
+    _expect_same(snapshot, keys, step.before)
+    bundle = step.edit(_roots(snapshot, keys, Trust()).bundle)
     await store.commit(
         [
             _expect(snapshot, keys.bundle),
             _expect(snapshot, keys.rotation),
             Put(keys.bundle, encode(bundle)),
-            Put(keys.rotation, encode(after)),
+            Put(keys.rotation, encode(step.after)),
         ]
     )
 
 
-async def _signed(
-    vault: Vault,
-    edit: Callable[[BundleRecord], BundleRecord],
-    before: RotationRecord | None,
-    after: RotationRecord,
-    why: str,
-) -> None:
+async def _signed(vault: Vault, step: _Step) -> None:
     """With signed policy the bundle is a change of policy: the manifest says in which revision it was made."""
     store, keys, signing = vault.store, vault.keys, vault.signing
     require_signer(signing)
     snapshot = await store.read(keys.config, keys.bundle, keys.rotation)
     manifest = read_manifest(snapshot, keys, signing.trust)
-    _expect_same(snapshot, keys, before)
+    _expect_same(snapshot, keys, step.before)
     await unstage(store, keys, snapshot, manifest, signing)
     revision = manifest.revision + 1
-    edited = edit(_roots(snapshot, keys, signing.trust).bundle)
+    edited = step.edit(_roots(snapshot, keys, signing.trust).bundle)
     bundle = signing.sign(keys.bundle, edited.model_copy(update={"signed_at": revision, "signature": ""}))
-    author = vault.author(why)
+    author = vault.author(step.why)
     history = HistoryRecord(revision=revision, who=author.who, at=author.at, why=author.why, edits=[])
-    more: list[Operation] = [_expect(snapshot, keys.rotation), Put(keys.rotation, encode(after))]
+    more: list[Operation] = [_expect(snapshot, keys.rotation), Put(keys.rotation, encode(step.after))]
     put = Put(keys.bundle, encode(bundle))
     await write_change(store, keys, snapshot, manifest, [], history, signing, put, more)
 

@@ -8,25 +8,9 @@ from meshagent.importing.consul.chain import Chain
 from meshagent.importing.fields import Fields
 from meshagent.importing.names import Names
 from meshagent.importing.parts import Data, Part, Source
-from meshagent.importing.rules import both_headers, header_changes, path_prefix, weights, without_nothing
+from meshagent.importing.rules import RETRY_REASONS, both_headers, header_changes, path_prefix, weights, without_nothing
 
 ELSEWHERE = "services of other namespaces, partitions and data centres are not known to a mesh here"
-_ON = frozenset(
-    [
-        "5xx",
-        "gateway-error",
-        "reset",
-        "connect-failure",
-        "refused-stream",
-        "retriable-4xx",
-        "reset-before-request",
-        "cancelled",
-        "deadline-exceeded",
-        "internal",
-        "resource-exhausted",
-        "unavailable",
-    ]
-)
 
 
 def foreign(fields: Fields, *names: str) -> bool:
@@ -132,9 +116,9 @@ def _retry(to: Fields) -> Data:
     statuses = [int(each) for each in to.texts("RetryOnStatusCodes") if each.isascii() and each.isdigit()]
     on = list(to.texts("RetryOn"))
     for each in on:
-        if each not in _ON:
+        if each not in RETRY_REASONS:
             to.tell("left out", f"{each} is no reason to retry here", "RetryOn")
-    on = [each for each in on if each in _ON]
+    on = [each for each in on if each in RETRY_REASONS]
     if to.flag("RetryOnConnectFailure"):
         on.append("connect-failure")
     if not (attempts or statuses or on):

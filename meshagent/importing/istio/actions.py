@@ -8,24 +8,7 @@ from meshagent.importing.fields import Fields
 from meshagent.importing.ledger import Misfit
 from meshagent.importing.names import Names
 from meshagent.importing.parts import Data
-from meshagent.importing.rules import both_headers, header_changes, weights, without_nothing
-
-_ON = frozenset(
-    [
-        "5xx",
-        "gateway-error",
-        "reset",
-        "connect-failure",
-        "refused-stream",
-        "retriable-4xx",
-        "reset-before-request",
-        "cancelled",
-        "deadline-exceeded",
-        "internal",
-        "resource-exhausted",
-        "unavailable",
-    ]
-)
+from meshagent.importing.rules import RETRY_REASONS, both_headers, header_changes, weights, without_nothing
 
 
 def rule_of(http: Fields, names: Names, space: str) -> Data | None:
@@ -127,9 +110,9 @@ def _retry(http: Fields) -> Data:
     attempts = found.integer("attempts")
     words = [each.strip() for each in (found.text("retryOn") or "").split(",") if each.strip()]
     statuses = [int(each) for each in words if each.isascii() and each.isdigit() and len(each) == 3]
-    on = [each for each in words if each in _ON]
+    on = [each for each in words if each in RETRY_REASONS]
     for each in words:
-        if each not in _ON and not (each.isascii() and each.isdigit()):
+        if each not in RETRY_REASONS and not (each.isascii() and each.isdigit()):
             found.tell("left out", f"{each} is no reason to retry here", "retryOn")
     backoff = found.span("backoff")
     return without_nothing(
