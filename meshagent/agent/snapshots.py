@@ -8,13 +8,22 @@ from typing import Never
 
 import structlog
 
-from meshagent.agent.lastgood import save_snapshot
+from meshagent.agent.lastgood import Cuts, UnusableSnapshot, load_snapshot, save_snapshot
 from meshagent.errors import MeshError
 from meshagent.model.view import ProxyView
 from meshagent.model.world import World
 
 _log = structlog.get_logger(__name__)
 _GATHER_SECONDS = 0.05  # a burst of changes is written once
+
+
+def last_good(path: Path) -> tuple[World | None, Cuts]:
+    """What was kept, with its cuts; nothing where that cannot be used, which is logged."""
+    try:
+        return load_snapshot(path) or (None, {})
+    except UnusableSnapshot as error:
+        _log.error("snapshot_ignored", path=str(path), problem=str(error))
+        return None, {}
 
 
 class Snapshots:
