@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from meshagent.errors import LeaseLost, StoreDenied, StoreUnavailable
 from meshagent.store.access import Access
-from meshagent.store.base import Changes, Operation, Scope, Snapshot, StoreHealth, check_operations
+from meshagent.store.base import Changes, Operation, Put, Scope, Snapshot, StoreHealth, check_operations
 from meshagent.store.consul_following import Followers
 from meshagent.store.consul_kv import MAX_OPERATIONS, MAX_VALUE, Memory, refusal_of, revision_of, revisions_of, steps_of
 from meshagent.store.consul_reading import Reading
@@ -88,7 +88,11 @@ class ConsulStore:
         if answer.get("Errors"):
             raise refusal_of(steps, answer)
         if writes:
-            return revision_of(answer)
+            revision = revision_of(answer)
+            if len(operations) == 1 and isinstance(operations[0], Put):
+                # Who writes one key and then watches it need not read it.
+                self._memory.keep(Scope.of([operations[0].key]), revision, {operations[0].key: revision})
+            return revision
         return await self._reading.newest(Scope.of(operation.key for operation in operations))
 
     async def lease(self, ttl: timedelta) -> ConsulLease:
@@ -104,13 +108,16 @@ class ConsulStore:
 
     async def check(self) -> StoreHealth:
         """Whether the cluster has a leader and knows the token. Raises StoreUnavailable when no agent answers."""
-        leader = (await self._consul.get("/v1/status/leader")).json()
         try:
             await self._consul.get(_NOWHERE)  # the leader answers it, whatever the token may do, if it is one at all
         except StoreDenied as error:
             return StoreHealth(ok=False, version=await self._said_version(), problems=(f"{error} {error.next_step}",))
-        problems = () if leader else ("The Consul cluster has no leader: see `consul operator raft list-peers`.",)
-        return StoreHealth(ok=not problems, version=await self._said_version(), problems=problems)
+        except StoreUnavailable:
+            if (await self._consul.get("/v1/status/leader")).json():
+                raise
+            problem = "The Consul cluster has no leader: see `consul operator raft list-peers`."
+            return StoreHealth(ok=False, version=await self._said_version(), problems=(problem,))
+        return StoreHealth(ok=True, version=await self._said_version())
 
     async def close(self) -> None:
         """End the watches and let go of the connections."""
@@ -125,7 +132,7 @@ class ConsulStore:
     async def _watch(self, scope: Scope, after: int, gates: frozenset[str]) -> AsyncIterator[Changes]:
         if self._consul.closed:
             return
-        async with Followers(self._consul, scope, gates) as followers:
+        async with Followers(self._consul, scope, gates, self._memory.recall(scope, after), after) as followers:
             self._watches.add(followers)
             try:
                 watch = Watch(followers, self._reading, self._memory, scope, gated=bool(gates))

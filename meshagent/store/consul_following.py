@@ -66,13 +66,27 @@ def folder_query(folder: str) -> Query:
 
 
 class Followers:
-    """Blocking queries, a task each, and their last answers. `pulse` beats when one moved; `falls` counts those back."""
+    """Blocking queries, a task each, and their last answers. `pulse` beats when one moved; `falls` counts those back.
 
-    def __init__(self, consul: Consul, scope: Scope, gates: frozenset[str] = frozenset()) -> None:
+    `held` is the scope's content at the revision `after`, if that is known. Where every key to follow is in it, they are
+    waited for from there on (`resumed`), and nothing is asked that was just read.
+    """
+
+    def __init__(
+        self,
+        consul: Consul,
+        scope: Scope,
+        gates: frozenset[str] = frozenset(),
+        held: Revisions | None = None,
+        after: int = 0,
+    ) -> None:
         self._consul = consul
         self._scope = scope
         self._breath = 0.0 if only(scope) is not None else _BREATH
         self._queries = {key: (key_path(key), {}) for key in gates} if gates else queries_of(scope)
+        self.resumed = held if held is not None and self._queries.keys() <= held.keys() else None
+        # Whose first answer need not be awaited, and where each of them waits.
+        self._begun = dict.fromkeys(self._queries, after) if self.resumed else {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended: set[asyncio.Task[None]] = set()
         self._for_nothing: Counter[str] = Counter()
@@ -84,8 +98,8 @@ class Followers:
 
     @property
     def complete(self) -> bool:
-        """Whether every query was answered once."""
-        return self.answers.keys() == self._queries.keys()
+        """Whether every query was answered once, or waits where its answer is known."""
+        return self._queries.keys() <= self.answers.keys() | self._begun.keys()
 
     async def __aenter__(self) -> Self:
         for name in tuple(self._queries):
@@ -132,6 +146,7 @@ class Followers:
 
     def _end(self, name: str) -> None:
         del self._queries[name]
+        self._begun.pop(name, None)
         self.answers.pop(name, None)
         task = self._tasks.pop(name)
         if not task.done():
@@ -141,7 +156,7 @@ class Followers:
 
     async def _follow(self, name: str, path: str, params: Mapping[str, str]) -> None:
         try:
-            async for answer in self._consul.follow(path, params):
+            async for answer in self._consul.follow(path, params, index=self._begun.get(name, 0)):
                 self._take(name, answer)
                 await asyncio.sleep(_LONG_BREATH if self._for_nothing[name] else self._breath)
         except StoreDenied:
@@ -153,7 +168,8 @@ class Followers:
     def _take(self, name: str, answer: Answer) -> None:
         before = self.answers.get(name)
         self.answers[name] = answer
-        fell = before is not None and answer.index < before.index
+        known = before.index if before else self.resumed[name] if self.resumed and name in self._begun else 0
+        fell = answer.index < known
         self.falls += fell
         # What was absent and still is moves with every write near it; of a folder the token may see nothing.
         exact = name in self._scope.keys or name in self._scope.trees

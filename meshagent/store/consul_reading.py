@@ -75,7 +75,10 @@ class Reading:
         held: dict[str, Entry] | None = None
         for _ in range(_ATTEMPTS):
             rounds = rounds_of(readings_of(scope, there))
-            (found, gone), newest = await self._pass_and_newest(rounds, scope)
+            if sure and len(rounds) <= 1:  # whole by itself, and newer than the floor
+                (found, gone), newest = await self._pass(rounds, scope), floor
+            else:
+                (found, gone), newest = await self._pass_and_newest(rounds, scope)
             if gone:
                 there = there - gone
                 continue

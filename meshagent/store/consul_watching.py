@@ -25,7 +25,7 @@ _LIKELY = 16
 # Behind gates, a scope of so many keys is read whole: one call tells more than two.
 _READ_WHOLE = 32
 # Seconds after which what lies behind gates is looked at though none of them moved: somebody wrote past them.
-_LOOK_EVERY = (1.5, 3.0)
+_LOOK_EVERY = (5.0, 9.0)
 
 
 class Watch:
@@ -40,17 +40,18 @@ class Watch:
         self._scope = scope
         self._gated = gated
         self._due = False
-        self._seen = -1
         self._falls = 0
         # Everything that the scope holds, None before the first reading, and up to which revision that is complete.
-        self._known: Revisions | None = None
+        self._known: Revisions | None = followers.resumed
+        self._seen = -1 if self._known is None else followers.pulse.count
         self._through = 0
         self._position = 0
         self._likely: OrderedDict[str, None] = OrderedDict()
 
     async def run(self, after: int) -> AsyncIterator[Changes]:
         """Every change after the revision, until the followers are closed. Raises StoreDenied."""
-        self._position, attempt = after, 0
+        self._position = after
+        self._through, attempt = after if self._known is not None else 0, 0
         while await self._moved():
             try:
                 changes = await self._news()
@@ -89,7 +90,7 @@ class Watch:
         """The same from what the queries brought and a check; empty for nothing, None when that does not tell."""
         answers = self._followers.answers
         # All that happened up to here is in what the check meets, since the answers came before it.
-        floor = max(answer.index for answer in answers.values())
+        floor = max((answer.index for answer in answers.values()), default=self._through)
         told, gone = self._brought(known)
         held = {**known, **revisions_of(told)}
         for key in gone:

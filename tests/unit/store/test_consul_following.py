@@ -24,8 +24,10 @@ class FakeConsul:
     def __init__(self, *, forbidden: str = "") -> None:
         self.forbidden = forbidden
         self.running: dict[str, asyncio.Queue[Answer]] = {}
+        self.begun: dict[str, int] = {}
 
-    async def follow(self, path: str, _: Mapping[str, str]) -> AsyncIterator[Answer]:
+    async def follow(self, path: str, _: Mapping[str, str], *, index: int) -> AsyncIterator[Answer]:
+        self.begun[path.removeprefix("/v1/kv/")] = index
         if path == self.forbidden:
             raise StoreDenied("You may not list it.", next_step="Ask for the right.")
         mine = self.running[path] = asyncio.Queue[Answer]()
@@ -96,3 +98,34 @@ async def test_a_folder_that_may_not_be_listed_is_followed_key_by_key_for_ever()
 
         assert consul.followed == {*names, "x"}
         followers.check()
+
+
+async def test_keys_of_a_known_content_are_waited_for_from_there_and_not_asked_for_first() -> None:
+    consul = FakeConsul()
+    scope, held = Scope.of(["f/a", "f/b"]), {"f/a": 4, "f/b": 7}
+    async with Followers(consul, scope, frozenset({"f/a"}), held, 9) as followers:
+        await asyncio.sleep(0)
+        assert (followers.resumed, consul.begun) == (held, {"f/a": 9})
+        assert followers.complete, "nothing is missing"
+
+        await consul.answer(4, OK, "f/a")
+        assert not followers.moved(9, held) and not followers.falls, "the wait was over"
+        await consul.answer(12, OK, "f/a")
+        assert followers.moved(9, held) and not followers.falls
+
+
+async def test_older_data_than_the_known_content_is_noticed() -> None:
+    consul = FakeConsul()
+    async with Followers(consul, Scope.of(["f/a"]), frozenset(), {"f/a": 4}, 9) as followers:
+        await asyncio.sleep(0)
+        await consul.answer(3, OK, "f/a")
+        assert followers.falls == 1
+
+
+async def test_what_is_not_known_whole_is_asked_for_first() -> None:
+    for names, held in ((["f/a", "f/b"], {"f/a": 4}), (["t/"], {"t/a": 4}), (["f/a"], None)):
+        consul = FakeConsul()
+        async with Followers(consul, Scope.of(names), frozenset(), held, 9) as followers:
+            await asyncio.sleep(0)
+            assert followers.resumed is None and set(consul.begun.values()) == {0}
+            assert not followers.complete
