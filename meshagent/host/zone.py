@@ -24,7 +24,7 @@ import dns.rdatatype
 import dns.reversename
 import dns.rrset
 
-from meshagent.model.virtual import VIRTUAL_NETWORKS, sharing_an_address, virtual_addresses
+from meshagent.model.virtual import reverse_zones, sharing_an_address, virtual_addresses
 
 Result = Literal["answered", "nodata", "nxdomain", "refused", "malformed"]
 TTL = 30  # seconds; an address never changes, but a resolver should not know for long what this host no longer calls
@@ -75,14 +75,6 @@ def zone_of(origin: str, services: Iterable[str]) -> Zone:
         found[name] = tuple(_rdataset("AAAA" if ":" in text else "A", text) for text in given)
         found |= {dns.reversename.from_address(text): (_rdataset("PTR", name.to_text()),) for text in given}
     return Zone(apexes, found, frozenset(_above(found, apexes)))
-
-
-def reverse_zones() -> tuple[str, ...]:
-    """The zones under in-addr.arpa and ip6.arpa that the virtual networks are."""
-    ipv4, ipv6 = VIRTUAL_NETWORKS
-    octets = (subnet.network_address.packed[0] for subnet in ipv4.subnets(new_prefix=8))
-    nibbles = ipv6.network_address.exploded.replace(":", "")[: ipv6.prefixlen // 4]
-    return (*(f"{octet}.in-addr.arpa" for octet in octets), f"{'.'.join(reversed(nibbles))}.ip6.arpa")
 
 
 def answer(packet: bytes, zone: Zone, *, tcp: bool) -> Reply:

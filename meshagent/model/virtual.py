@@ -25,6 +25,14 @@ def virtual_addresses(service: str) -> tuple[IPv4Address, IPv6Address]:
     )
 
 
+def reverse_zones() -> tuple[str, ...]:
+    """The zones under in-addr.arpa and ip6.arpa that the virtual networks are."""
+    ipv4, ipv6 = VIRTUAL_NETWORKS
+    octets = (subnet.network_address.packed[0] for subnet in ipv4.subnets(new_prefix=8))
+    nibbles = ipv6.network_address.exploded.replace(":", "")[: ipv6.prefixlen // 4]
+    return (*(f"{octet}.in-addr.arpa" for octet in octets), f"{'.'.join(reversed(nibbles))}.ip6.arpa")
+
+
 def sharing_an_address(services: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Pairs of these names (the lesser first, sorted) of which both would get the same virtual address."""
     owners: dict[IPv4Address | IPv6Address, str] = {}
