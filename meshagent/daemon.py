@@ -10,7 +10,6 @@ import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Never
 
 import structlog
@@ -21,7 +20,7 @@ from meshagent.agent.converge import Converger
 from meshagent.agent.founding import follow_roots, found
 from meshagent.agent.health import HealthChecks
 from meshagent.agent.identities import Identities
-from meshagent.agent.lastgood import Cuts, UnusableSnapshot, load_snapshot, with_cuts
+from meshagent.agent.lastgood import with_cuts
 from meshagent.agent.liveness import Liveness
 from meshagent.agent.membership import Membership
 from meshagent.agent.operations import Here, Operations
@@ -29,7 +28,7 @@ from meshagent.agent.pace import start_pause
 from meshagent.agent.ports import require_free
 from meshagent.agent.roster import Place, Registered, Roster
 from meshagent.agent.served import Served
-from meshagent.agent.snapshots import Snapshots
+from meshagent.agent.snapshots import Snapshots, last_good
 from meshagent.agent.upstreams import Upstreams
 from meshagent.agent.vetoes import ForeignIntentions
 from meshagent.agent.watching import Watching
@@ -45,6 +44,7 @@ from meshagent.envoy.process import EnvoyEvent, EnvoyProcess
 from meshagent.envoy.unit import EnvoyUnit
 from meshagent.errors import DataDirInUse, MeshError
 from meshagent.host.notify import Notifier
+from meshagent.host.responder import Responder
 from meshagent.host.watchdog import feed, feed_every
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.service import ServiceDefinition
@@ -89,7 +89,7 @@ class Daemon:
         self._config = config
         data, runtime = config.data_dir, private_dir(config.runtime_dir)
         self._xds_socket = runtime / "xds.sock"
-        self._last_good, self._cuts = _last_good(data / "snapshot.json")
+        self._last_good, self._cuts = last_good(data / "snapshot.json")
         self._retired: asyncio.Queue[Place] = asyncio.Queue()
         _check_ca(config)
         self._authority = Authorities(self._open_authority)
@@ -151,6 +151,7 @@ class Daemon:
             served=Served(self.envoy.admin.certs),
             authorities=self._authority,
             foreign=self._foreign,
+            dns=Responder.of(config.dns_address, config.dns_zone, lambda: self.roster.interest().upstreams),
         )
 
     async def serve(self) -> None:
@@ -213,6 +214,7 @@ class Daemon:
             self._found(),
             self._retry_rejected(),
             self._retire(),
+            *([operations.dns.run()] if operations.dns else []),
             *([self._foreign.run(), follow_roots(self._found)] if self._foreign else []),
             self._serve_api(),
             self._feed_watchdog(),
@@ -380,14 +382,6 @@ def _check_ca(config: AgentConfig) -> None:
         from meshagent.ca.authority import check_settings
 
         check_settings(config.ca.provider_settings, config.data_dir)
-
-
-def _last_good(path: Path) -> tuple[World | None, Cuts]:
-    try:
-        return load_snapshot(path) or (None, {})
-    except UnusableSnapshot as error:
-        _log.error("snapshot_ignored", path=str(path), problem=str(error))
-        return None, {}
 
 
 def _now() -> datetime:

@@ -22,6 +22,7 @@ from meshagent.agent.vetoes import ForeignIntentions
 from meshagent.agent.watching import Watching
 from meshagent.catalog.base import Offer
 from meshagent.errors import EnvoyFailed, MeshError
+from meshagent.host.responder import Responder
 from meshagent.model.service import Instance, ServiceDefinition
 from meshagent.model.view import ProxyView
 from meshagent.model.world import World
@@ -78,6 +79,7 @@ class Operations:
         served: Served,
         authorities: Authorities,
         foreign: ForeignIntentions | None = None,
+        dns: Responder | None = None,
     ) -> None:
         self.here = here
         self.roster = roster
@@ -94,6 +96,7 @@ class Operations:
         self.served = served
         self.authorities = authorities
         self.foreign = foreign
+        self.dns = dns
         watching.on_upstreams = upstreams.want
         converger.in_force = lambda generation: xds.wait_applied(generation, _WARMING_SECONDS)
         self._waiting: list[_Push] = []
@@ -300,6 +303,8 @@ class Operations:
         if self.foreign:
             told = self.foreign.problems.items()
             found.update({f"consul/intentions/{service}": f"{text}: their last word holds" for service, text in told})
+        if self.dns and self.dns.problem:
+            found["dns"] = self.dns.problem
         if self.snapshots.problem:
             found["snapshot"] = self.snapshots.problem
         if self.upstreams.problem:

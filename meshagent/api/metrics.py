@@ -48,6 +48,11 @@ class _Status(Collector):
         for name, count in status["sent"].items():
             sent.add_metric([name], count)
         yield sent
+        if status["dns"]:
+            asked = CounterMetricFamily("meshagent_dns_queries", "DNS queries by how they ended.", labels=["result"])
+            for result, count in status["dns"]["queries"].items():
+                asked.add_metric([result], count)
+            yield asked
 
 
 def _svids(svids: dict[str, Any]) -> Iterator[Metric]:

@@ -7,6 +7,7 @@ from typing import Any
 from meshagent.agent.operations import Operations
 from meshagent.envoy.process import EnvoyProcess
 from meshagent.errors import EnvoyFailed
+from meshagent.host.responder import Responder
 from meshagent.xds.types import short_name
 
 
@@ -34,6 +35,7 @@ def agent_status(operations: Operations, envoy: EnvoyProcess, facts: dict[str, s
         "ca_skew_seconds": operations.authorities.skew,
         "envoy": {"pid": envoy.pid, "ready": bool(operations.xds.streams), "restarts": envoy.restarts},
         "sent": _sent(operations),
+        "dns": _dns(operations.dns),
     }
 
 
@@ -64,6 +66,19 @@ def _roots(operations: Operations) -> list[dict[str, Any]]:
     found = ends_of(world.bundle.of(world.mesh.trust_domain))
     leaving = world.bundle.leaving
     return [{"digest": root, "expires_at": end.isoformat(), "leaving": root in leaving} for root, end in found]
+
+
+def _dns(responder: Responder | None) -> dict[str, Any] | None:
+    """Where names are answered, which, and how queries ended; None: nowhere."""
+    if responder is None:
+        return None
+    return {
+        "address": responder.where,
+        "zone": responder.origin,
+        "listening": responder.listening,
+        "names": sorted(responder.services()),
+        "queries": dict(responder.counts),
+    }
 
 
 def service_rows(operations: Operations) -> list[dict[str, Any]]:

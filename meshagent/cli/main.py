@@ -39,6 +39,7 @@ _COMMANDS = {
     "explain": Lazy("meshagent.cli.explain:explain", "Why a call is allowed or refused, and where it would go."),
     "status": Lazy("meshagent.cli.status:status", "The mesh and this host's agent at a glance."),
     "doctor": Lazy("meshagent.cli.doctor:doctor", "What is wrong, and the next step."),
+    "dns": Lazy("meshagent.cli.dns:dns", "Names of services for applications: install, uninstall, show."),
     "proxy": Lazy("meshagent.cli.proxy:proxy", "This host's Envoy: status, config, stats."),
     "authority": Lazy(
         "meshagent.cli.authority:authority", "Run a signing authority: it lets hosts in and certifies them."

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator
 
 from meshagent.config.credentials import with_credentials
+from meshagent.config.naming import NOWHERE, DnsAddress, DnsZone, dns_address
 from meshagent.documents.decode import decode_one
 from meshagent.documents.read import text_of
 from meshagent.documents.validate import validate
@@ -115,6 +116,10 @@ class AgentConfig(StoreConfig):
     metrics: str = Field(
         default="127.0.0.1:9102", description="Where Prometheus finds the agent's metrics; none: nowhere."
     )
+    dns: DnsAddress = Field(
+        default=NOWHERE, description="Loopback address and port where names of services are answered; none: nowhere."
+    )
+    dns_zone: DnsZone = Field(default="mesh", description="What those names end in: api.mesh.")
     inbound_port: Port = Field(
         default=21000, description="The one port on which this host takes mTLS for all its services."
     )
@@ -134,6 +139,11 @@ class AgentConfig(StoreConfig):
         if text != "none" and not (match and int(match[1]) <= 65535):
             raise ValueError("must be host:port or none")
         return text
+
+    @property
+    def dns_address(self) -> tuple[str, int] | None:
+        """Host and port of the DNS listener; None: there is none."""
+        return dns_address(self.dns)
 
     @property
     def api_socket(self) -> Path:

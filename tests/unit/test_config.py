@@ -117,6 +117,7 @@ def test_every_key_has_a_variable_and_a_description():
         "envoy.drain": "2s",
         "envoy.own_unit": "true",
         "metrics": "none",
+        "dns": "127.0.0.1:53",
     }
     values |= {
         "api": "unix:///x",
@@ -161,6 +162,34 @@ def test_a_bad_file_is_an_invalid_document_and_a_bad_variable_or_flag_a_usage_pr
         made(env={"MESHAGENT_INBOUND_PORT": "x"})
     with pytest.raises(UsageProblem, match="^--host-name: must be 1 to 63 lower-case letters"):
         made(flags={"host.name": "VM"})
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:15053", ("127.0.0.1", 15053)),
+        ("127.0.0.54:53", ("127.0.0.54", 53)),
+        ("[::1]:53", ("::1", 53)),
+        ("none", None),
+    ],
+)
+def test_names_are_answered_on_a_loopback_address_or_nowhere(text, address):
+    assert made(f"dns: '{text}'").dns_address == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0.0.0.0:53", "10.0.0.1:53", "[::]:53", "localhost:53", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "::1:53"],
+)
+def test_names_are_answered_to_nobody_else(text):
+    assert "must be a loopback address and a port" in refused(f"dns: '{text}'")
+
+
+@pytest.mark.parametrize(
+    "zone", ["Mesh", "mesh.", ".mesh", "a..b", "local", "x.localhost", "248.in-addr.arpa", "_x", "-a"]
+)
+def test_a_zone_that_is_no_name_or_has_another_meaning_is_refused(zone):
+    assert refused(f"dns_zone: '{zone}'").startswith("agent.yaml:1: dns_zone: must ")
 
 
 @pytest.mark.parametrize("metrics", ["9102", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "a b:1", ":9102"])
