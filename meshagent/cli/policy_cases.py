@@ -1,10 +1,11 @@
-"""`meshagent policy test`: cases beside the policies, judged offline by what `explain` asks."""
+"""`meshagent policy test`: cases beside the policies, judged by what `explain` asks, and with --live by real Envoys too."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,26 +30,34 @@ from meshagent.model.kinds import Document
 from meshagent.model.names import ANY
 from meshagent.model.route import Route
 from meshagent.model.service import Service
+from meshagent.state.changes import Author, Documents
+
+if TYPE_CHECKING:
+    from meshagent.cli.live.trial import Tried
 
 _NEXT = "cases are in files that end in .cases.yaml, beside the documents: name the directory"
 
 
 @click.command()
 @FILES
+@click.option("--live", is_flag=True, help="Send every case through real Envoys, in a mesh that is made for it here.")
 @mesh_options("output")
 @click.pass_obj
 @awaited
-async def test(session: Session, files: tuple[str, ...]) -> int:
+async def test(session: Session, files: tuple[str, ...], *, live: bool) -> int:
     """Whether the documents of files do what their cases expect. Exit code 0 all hold, 5 one does not, 3 a file is wrong.
 
     Cases are in files that end in .cases.yaml. Nothing is asked of the mesh: a case's services are those of its file.
+    With --live they run here for a moment, each with an app, and all of it is gone afterwards.
 
     \b
-    Example:  meshagent policy test -f policies/canary
+    Example:  meshagent policy test -f policies/canary --live
     """
     written, cases = read(files)
     for slip in slips(written, cases):
         warn(str(slip))
+    if live:
+        return _tell_live(session, await live_outcomes(written, cases))
     found = outcomes(written, cases)
     broken = [each for each in found if each.misses]
     lines = [line for each in broken for line in words(each)]
@@ -74,13 +83,53 @@ def read(files: Sequence[str]) -> tuple[tuple[Written, ...], tuple[Located[Cases
 def outcomes(written: Sequence[Written], cases: Sequence[Located[Cases]]) -> tuple[Judged, ...]:
     """Every case with what came of it, as if these documents were the whole policy."""
     now = now_utc()
-    documents = {name_of(each): stated(each, author(now)) for each in written}
-    world = Seen(0, documents, {}, ()).world()
+    world = Seen(0, _documents(written, author(now)), {}, ()).world()
     return tuple(
         each
         for file in cases
         for each in judged(file, replace(world, instances=by_service(file.document.instances())), now)
     )
+
+
+async def live_outcomes(written: Sequence[Written], cases: Sequence[Located[Cases]]) -> tuple[Tried, ...]:
+    """The same through real Envoys: one mesh after the other, for each file of cases. Raises EnvoyMissing, EnvoyFailed."""
+    from meshagent.cli.live.trial import tried
+    from meshagent.cli.logs import quiet_log
+
+    quiet_log()
+    by = author(now_utc())
+    documents = _documents(written, by)
+    world = Seen(0, documents, {}, ()).world()
+    return tuple([each for file in cases for each in await tried(file, documents, world, by)])
+
+
+def _documents(written: Sequence[Written], by: Author) -> Documents:
+    return {name_of(each): stated(each, by) for each in written}
+
+
+def _tell_live(session: Session, found: Sequence[Tried]) -> int:
+    """What the calls showed, and where Envoy did something else than `explain` says."""
+    broken = [each for each in found if each.judged.misses]
+    differing = [each for each in found if each.differs]
+    lines = [line for each in broken for line in words(each.judged)]
+    lines += [line for each in differing for line in _difference(each)]
+    show([_live_row(each) for each in found], session.form(), *lines)
+    say(f"{len(found) - len(broken)} of {len(found)} cases hold through Envoy; {len(differing)} differ from explain")
+    if untold := [field for each in found for field in each.untold]:
+        kinds = ", ".join(f"{field} {untold.count(field)}" for field in dict.fromkeys(untold))
+        say(f"not to be seen from outside, so judged without Envoy: {kinds}")
+    return NO if broken or differing else 0
+
+
+def _difference(each: Tried) -> list[str]:
+    case = each.judged.case
+    lines = [f"  {miss.field:<8} explain says {miss.expected}, Envoy did {miss.came}" for miss in each.differs]
+    return [f"{each.judged.file}:{each.judged.line}: {case.name or case.call}: not as explain says", *lines]
+
+
+def _live_row(each: Tried) -> Data:
+    differs = [{"field": miss.field, "explain": miss.expected, "envoy": miss.came} for miss in each.differs]
+    return _row(each.judged) | {"calls": each.calls, "differs": differs, "untold": list(each.untold)}
 
 
 def slips(written: Sequence[Written], cases: Sequence[Located[Cases]]) -> Iterator[Problem]:

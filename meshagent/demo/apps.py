@@ -60,7 +60,7 @@ async def serve_http(name: str, port: int) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
             while True:
                 request = parse((await reader.readuntil(b"\r\n\r\n")).decode("latin-1"))
-                await _drop_body(reader, request.headers)
+                await drop_body(reader, request.headers)
                 if request.path == "/stream":
                     async for part in _ticks():
                         await _send(writer, part)
@@ -118,7 +118,7 @@ async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
     await writer.drain()
 
 
-async def _drop_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> None:
+async def drop_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> None:
     """Read past the body, or the next request would begin in it."""
     if headers.get("transfer-encoding", "").lower() == "chunked":
         while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):

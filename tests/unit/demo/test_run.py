@@ -10,8 +10,9 @@ import pytest
 
 from meshagent.demo import run
 from meshagent.demo.commits import Commits
+from meshagent.demo.processes import clean_environment
 from meshagent.demo.run import Story
-from meshagent.demo.stage import Stage, clean_environment
+from meshagent.demo.stage import Stage
 
 PAIRS = ("web>payments", "web>ledger", "reporting>ledger")
 NAMES = ("payments", "ledger", "web", "reporting", "mtls", *PAIRS)
