@@ -16,6 +16,16 @@ from meshagent.model.world import Origin, Stated
 from meshagent.state.changes import Author, Name
 
 Written = Located[Document]
+_SETTINGS = (
+    ("access_log",),
+    ("retry_budget",),
+    ("timeouts", "request"),
+    ("timeouts", "idle"),
+    ("timeouts", "connect"),
+    ("connection_pool", "connect_timeout"),
+    ("tracing",),
+)
+"""The parts of mesh and service documents that several may say: `explain` tells the line of the one that counts."""
 
 
 def read_policy(files: Sequence[str]) -> tuple[tuple[Written, ...], tuple[Problem, ...]]:
@@ -51,7 +61,7 @@ def finding(written: Written, message: str, *path: str | int) -> Problem:
 
 
 def stated(written: Written, by: Author) -> Stated[Document]:
-    """The document with its origins: the whole's, for an intention each source's, for a route each rule's."""
+    """The document with its origins: the whole's, and those of its parts (an intention's sources, a route's rules, settings)."""
     origins = {"": _origin(written, by)}
     if isinstance(written.document, Intention):
         for index, source in enumerate(written.document.sources):
@@ -59,6 +69,8 @@ def stated(written: Written, by: Author) -> Stated[Document]:
     elif isinstance(written.document, Route):
         for index in range(len(written.document.rules)):
             origins[str(index)] = _origin(written, by, "rules", index)
+    else:
+        origins |= {".".join(path): _origin(written, by, *path) for path in _SETTINGS if path in written.lines}
     return Stated(written.document, origins)
 
 

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import model_validator
-
+from meshagent.model.defaults import AccessLog, MeshTimeouts, RetryBudget, Tracing
 from meshagent.model.intention import Action
-from meshagent.model.names import Duration, Model, TrustDomain
-
-
-class AccessLog(Model):
-    """Which requests are logged; with `errors`, also those that take longer than `slower_than`."""
-
-    only: Literal["errors", "all", "none"] = "errors"
-    slower_than: Duration | None = None
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.slower_than is not None and self.only != "errors":
-            raise ValueError("slower_than needs only: errors (all logs every request, none no request)")
-        if self.slower_than is not None and self.slower_than < timedelta(milliseconds=1):
-            raise ValueError("slower_than must be at least 1ms")
-        return self
+from meshagent.model.names import Model, TrustDomain
 
 
 class Mesh(Model):
-    """The mesh document: there is one, named `mesh`."""
+    """The mesh document: there is one, named `mesh`.
+
+    What it says of retries, times, logs and traces holds where neither the service nor the rule of its route says more.
+    """
 
     kind: Literal["mesh"] = "mesh"
     name: Literal["mesh"] = "mesh"
     trust_domain: TrustDomain = "mesh.internal"
     default_action: Action = "deny"
     access_log: AccessLog = AccessLog()
+    retry_budget: RetryBudget | None = None
+    timeouts: MeshTimeouts = MeshTimeouts()
+    tracing: Tracing | None = None

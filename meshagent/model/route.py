@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from meshagent.model.defaults import SHORTEST, AccessLog, Sampling, SomeTime
 from meshagent.model.intention import Method, Path, Regex
 from meshagent.model.matching import HeaderKey, Part, RouteHeader, RouteMatch, Text
 from meshagent.model.names import Duration, Model, ServiceName
@@ -25,18 +26,6 @@ RetryOn = Literal[
     "cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
 ]  # fmt: skip
 """As Envoy names them; the last five are gRPC status codes."""
-
-
-_SHORTEST = timedelta(milliseconds=1)  # Envoy counts in milliseconds, and takes 0 for "never"
-
-
-def _check_some_time(value: timedelta) -> timedelta:
-    if value < _SHORTEST:
-        raise ValueError("must be at least 1ms")
-    return value
-
-
-SomeTime = Annotated[Duration, AfterValidator(_check_some_time)]
 
 
 def _check_changeable(name: str) -> str:
@@ -89,7 +78,7 @@ class Backoff(Model):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if not _SHORTEST <= self.base <= self.max:
+        if not SHORTEST <= self.base <= self.max:
             raise ValueError("needs 1ms <= base <= max")
         return self
 
@@ -268,14 +257,15 @@ _AFTER_THE_WAY = (
     "rewrite",
     "cors",
 )
-_FOR_TCP = ("name", "match", "to", "strict", "idle_timeout")
+_FOR_TCP = ("name", "match", "to", "strict", "idle_timeout", "access_log")
 
 
 class RouteRule(Model):
     """One rule. `to`, `redirect` or `respond`; none of them: to the service itself.
 
     A split leaves out targets without an instance in service, unless it is `strict`. Timeouts of 0s: none. `timeout` is
-    for the whole answer, `idle_timeout` for the time in which nothing moves, `max_stream_duration` for streams.
+    for the whole answer, `idle_timeout` for the time in which nothing moves, `max_stream_duration` for streams. The first two,
+    `access_log` (at callers) and `tracing` are the service's or the mesh's where they are not given.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,63}$")] | None = None
@@ -295,6 +285,8 @@ class RouteRule(Model):
     headers: Headers = Headers()
     cors: Cors | None = None
     rate_limit: RateLimit | None = None
+    access_log: AccessLog | None = None
+    tracing: Sampling | None = None
 
     @model_validator(mode="after")
     def _one_end(self) -> Self:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from meshagent.model.defaults import AccessLog, RetryBudget, Sampling, SomeTime, Timeouts
 from meshagent.model.intention import Path
 from meshagent.model.matching import HeaderKey, Part
 from meshagent.model.names import Duration, Model
@@ -53,13 +54,16 @@ class LoadBalancer(Model):
 
 
 class ConnectionPool(Model):
-    """Limits of one caller's proxy towards the service; what is not given is not limited. Beyond: 503, flag UO."""
+    """Limits of one caller's proxy towards the service; what is not given is not limited. Beyond: 503, flag UO.
+
+    `connect_timeout` is the mesh's `timeouts.connect` where it is not given, else 2s.
+    """
 
     max_connections: Limit | None = None
     max_pending_requests: Limit | None = None
     max_requests: Limit | None = None
     max_requests_per_connection: Limit | None = None
-    connect_timeout: Duration = timedelta(seconds=2)
+    connect_timeout: SomeTime | None = None
     idle_timeout: Duration = timedelta(hours=1)
 
 
@@ -107,16 +111,6 @@ class ProxyCheck(Model):
         return self
 
 
-class RetryBudget(Model):
-    """How many retries one caller's proxy has under way towards a service: this share of its requests there, or so many.
-
-    The greater of the two counts. Beyond: the answer that it has.
-    """
-
-    percent: Share = 20
-    min_concurrent: int = Field(default=3, ge=0, le=10_000)
-
-
 class RateLimit(Model):
     """So many requests a second, `burst` of them at once (a second's worth unless told). Beyond: 429.
 
@@ -156,13 +150,20 @@ class Admission(Model):
 
 
 class Traffic(Model):
-    """The settings of a service that its callers' proxies carry out."""
+    """The settings of a service that its callers' proxies carry out.
+
+    `retry_budget`, `timeouts`, `access_log` and `tracing` are the mesh's where they are not given. The last two are for
+    the service's own proxy as well.
+    """
 
     load_balancer: LoadBalancer = LoadBalancer()
     connection_pool: ConnectionPool = ConnectionPool()
     outlier_detection: OutlierDetection | None = None
     health_check: ProxyCheck | None = None
-    retry_budget: RetryBudget = RetryBudget()
+    retry_budget: RetryBudget | None = None
+    timeouts: Timeouts = Timeouts()
+    access_log: AccessLog | None = None
+    tracing: Sampling | None = None
 
 
 NOTHING_ASKED = Traffic()

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from meshagent.model.defaults import AccessLog, Tracing
 from meshagent.model.identity import Domains, Svid, TrustBundle
 from meshagent.model.intention import Action, Permission
-from meshagent.model.mesh import AccessLog
-from meshagent.model.names import Protocol
+from meshagent.model.names import HTTP_PROTOCOLS, Protocol
 from meshagent.model.route import RouteRule, Target
 from meshagent.model.traffic import ALL_ADMITTED, NOTHING_ASKED, Admission, Traffic
 from meshagent.model.world import Origin
@@ -64,6 +64,8 @@ class Inbound:
     default_cut: int  # as Chain.cut, for everyone else
     plain_port: int = 0  # permissive mTLS: plain text is taken on this port of the host's address; 0: not at all
     admission: Admission = ALL_ADMITTED
+    access_log: AccessLog | None = None  # None: as the view's
+    sampling: float | None = None  # percent of the calls without a trace of which one begins; None: no tracing here
 
     @property
     def default_open(self) -> bool:
@@ -146,6 +148,13 @@ class Outbound:
         """All instances that may be called."""
         return self.endpoints + self.plain_endpoints
 
+    @property
+    def traced(self) -> bool:
+        """Whether calls by it may be in a trace: its service's, or those of a rule."""
+        rules = (way.rule.tracing for way in self.ways)
+        asked = (self.traffic.tracing, *(rule for rule in rules if self.traffic.tracing))
+        return self.protocol in HTTP_PROTOCOLS and any(each is not None and each.sampling for each in asked)
+
     def serves(self, subset: str | None) -> bool:
         """Whether an instance is in service: of the subset, or any."""
         return any(each.healthy and (subset is None or subset in each.subsets) for each in self.reached)
@@ -161,6 +170,7 @@ class ProxyView:
     inbounds: tuple[Inbound, ...]
     outbounds: tuple[Outbound, ...]
     access_log: AccessLog = AccessLog()
+    tracing: Tracing | None = None
     bundle: TrustBundle = TrustBundle()
     valid_until: datetime | None = None
 

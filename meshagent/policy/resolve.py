@@ -15,10 +15,11 @@ from functools import cached_property
 
 from meshagent.model.names import ANY, HTTP_PROTOCOLS, Protocol
 from meshagent.model.service import Instance, Upstream
-from meshagent.model.traffic import ALL_ADMITTED, NOTHING_ASKED, Admission
+from meshagent.model.traffic import ALL_ADMITTED, Admission
 from meshagent.model.view import Endpoint, Guard, Inbound, Outbound, ProxyView
 from meshagent.model.world import Local, World
 from meshagent.policy.cuts import chained_sources, next_chains, next_default_cut
+from meshagent.policy.defaults import sampling_of, traffic_of, with_tracing
 from meshagent.policy.precedence import guard, next_expiry
 from meshagent.policy.vetoes import vetoed
 from meshagent.policy.ways import with_ways
@@ -104,9 +105,10 @@ def _renewed(world: World, last: Resolved, now: datetime) -> ProxyView:
     )
     outbounds = view.outbounds
     called = moved | _differing(last.world.routes, world.routes)
-    if any(_leads_to(piece, world, called) for piece in outbounds):
+    every = world.mesh != last.world.mesh  # whose defaults are everybody's
+    if every or any(_leads_to(piece, world, called) for piece in outbounds):
         outbounds = tuple(
-            _reached(world, last.host, piece, locals_) if _leads_to(piece, world, called) else piece
+            _reached(world, last.host, piece, locals_) if every or _leads_to(piece, world, called) else piece
             for piece in outbounds
         )
     same = quiet and all(local.definition.name not in judged for local in locals_)
@@ -120,7 +122,7 @@ def _view(
     outbounds: tuple[Outbound, ...],
     valid_until: datetime | None,
 ) -> ProxyView:
-    return ProxyView(
+    view = ProxyView(
         host=host.name,
         address=host.address,
         trust_domain=world.mesh.trust_domain,
@@ -130,6 +132,7 @@ def _view(
         bundle=world.bundle,
         valid_until=valid_until,
     )
+    return with_tracing(view, world.mesh.tracing)
 
 
 def _valid_until(world: World, locals_: tuple[Local, ...], now: datetime) -> datetime | None:
@@ -188,6 +191,7 @@ def _inbound(world: World, local: Local, kept: _Kept, now: datetime) -> Inbound:
     rules = vetoed(ours, world.vetoes.of(definition.name))
     before = kept.before(definition.name, definition.instance_id)
     sources = chained_sources(rules)
+    stated = world.services.get(definition.name)
     return Inbound(
         service=definition.name,
         instance=definition.instance_id,
@@ -200,6 +204,8 @@ def _inbound(world: World, local: Local, kept: _Kept, now: datetime) -> Inbound:
         default_cut=next_default_cut(before, rules, sources),
         plain_port=local.plain_port,
         admission=_admission(world, definition.name) if protocol in HTTP_PROTOCOLS else ALL_ADMITTED,
+        access_log=stated.thing.access_log if stated else None,
+        sampling=sampling_of(world.mesh, stated.thing if stated else None, protocol),
     )
 
 
@@ -247,7 +253,7 @@ def _found(world: World, host: Host, outbound: Outbound, locals_: tuple[Local, .
         protocol=protocol_of(world, service, _spoken_here(service, locals_), outbound.protocol),
         endpoints=_endpoints(world, host, service, locals_),
         plain_endpoints=_plain_endpoints(world, service),
-        traffic=stated.thing.traffic if stated else NOTHING_ASKED,
+        traffic=traffic_of(world.mesh, stated.thing if stated else None),
         divided=bool(stated and stated.thing.subsets),
     )
 

@@ -9,9 +9,10 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2 import RawBuffer
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
+from meshagent.model.defaults import RetryBudget
 from meshagent.model.identity import Domains
 from meshagent.model.names import HTTP_PROTOCOLS, Protocol
-from meshagent.model.traffic import ConnectionPool, RetryBudget
+from meshagent.model.traffic import ConnectionPool
 from meshagent.model.view import Endpoint, Inbound, Outbound
 from meshagent.translate.settings import from_ads, pack
 from meshagent.translate.subsets import belong, divide

@@ -13,11 +13,13 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2 import HeaderMutation
 
-from meshagent.model.mesh import AccessLog
-from meshagent.translate.accesslog import access_log
+from meshagent.model.defaults import AccessLog
+from meshagent.model.view import Outbound, ProxyView
+from meshagent.translate.accesslog import access_log, outbound_logs
 from meshagent.translate.extras import extra_places
 from meshagent.translate.retries import UNREACHED
 from meshagent.translate.settings import Settings, pack
+from meshagent.translate.tracing import trace
 
 # Headers that only a sidecar may set (facts/security.md, findings 7 and 9; attack test 6). One expression: a mutation for
 # each prefix and name costs 1 to 2 % of a request more.
@@ -25,7 +27,13 @@ _OWN_HEADERS = "x-(envoy-.*|mesh-.*|forwarded-for|real-ip)"
 
 
 def inbound_manager(
-    service: str, stat_prefix: str, policy: AccessLog, settings: Settings, filters: Sequence[HttpFilter]
+    service: str,
+    stat_prefix: str,
+    policy: AccessLog,
+    settings: Settings,
+    filters: Sequence[HttpFilter],
+    *,
+    traced: bool = False,
 ) -> HttpConnectionManager:
     """Towards the mesh: normalised, bounded, nothing believed that the peer cannot prove. The caller adds the routes."""
     manager = _manager(stat_prefix, filters)
@@ -40,26 +48,28 @@ def inbound_manager(
     _explain_refusals(manager, service)
     _tell_unreached(manager)
     if policy.only != "none":
-        access_log(manager.access_log.add(), policy, settings, http=True, service=service, side="inbound")
+        access_log(
+            manager.access_log.add(), policy, settings, http=True, service=service, side="inbound", traced=traced
+        )
     return manager
 
 
-def outbound_manager(source: str, upstream: str, policy: AccessLog, settings: Settings) -> HttpConnectionManager:
+def outbound_manager(outbound: Outbound, view: ProxyView, settings: Settings) -> HttpConnectionManager:
     """Towards the local app: HTTP/1.0 too, and none of the headers by which an app could steer the sidecar.
 
     Paths are normalised as the other side does it, so that routes and intentions judge the same one.
     """
-    stat_prefix = f"out.{source}.{upstream}"
+    stat_prefix = f"out.{outbound.source}.{outbound.upstream}"
     manager = _manager(stat_prefix, tuple(extra_places(stat_prefix)))
     _normalise(manager)
     manager.http_protocol_options.accept_http_10 = True
-    manager.http_protocol_options.default_host_for_http_10 = upstream
+    manager.http_protocol_options.default_host_for_http_10 = outbound.upstream
     manager.forward_client_cert_details = HttpConnectionManager.SANITIZE
     manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
-    if policy.only != "none":
-        access_log(
-            manager.access_log.add(), policy, settings, http=True, service=source, side=f"outbound to {upstream}"
-        )
+    manager.access_log.extend(outbound_logs(outbound, view.access_log, settings))
+    if outbound.traced and outbound.traffic.tracing:
+        tags = {"service": outbound.source, "upstream": outbound.upstream, "host": view.host}
+        trace(manager, view.tracing, outbound.traffic.tracing.sampling, outbound.source, tags)
     return manager
 
 

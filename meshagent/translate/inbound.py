@@ -22,6 +22,7 @@ from meshagent.translate.retries import UNREACHED, safe_retries
 from meshagent.translate.settings import Settings, from_ads, pack
 from meshagent.translate.tcp import NOWHERE, tcp_forward
 from meshagent.translate.tls import accept_from, accept_native, server_name
+from meshagent.translate.tracing import trace
 
 _EARLY_BYTES = 65536  # kept while the app is being connected to
 
@@ -114,11 +115,17 @@ def _native_chain(chain: FilterChain, inbound: Inbound, callers: Natives, view: 
 def _filters(
     chain: FilterChain, inbound: Inbound, rbac: str, view: ProxyView, settings: Settings, *, closed: bool
 ) -> None:
+    log = inbound.access_log or view.access_log
     if inbound.protocol in HTTP_PROTOCOLS:
         http_guard = HttpFilter(name=rbac)
         _by_ecds(http_guard.config_discovery, inbound.protocol)
         filters = [http_guard, *admission_filters(inbound)]
-        manager = inbound_manager(inbound.service, inbound_stat_prefix(inbound), view.access_log, settings, filters)
+        manager = inbound_manager(
+            inbound.service, inbound_stat_prefix(inbound), log, settings, filters, traced=bool(inbound.sampling)
+        )
+        if inbound.sampling:
+            tags = {"service": inbound.service, "instance": inbound.instance, "host": view.host}
+            trace(manager, view.tracing, inbound.sampling, inbound.service, tags)
         if inbound.admission.rate_limit:
             explain_limits(manager, inbound.service)
             manager.rds.route_config_name = inbound_routes_name(inbound)
@@ -132,10 +139,8 @@ def _filters(
     proxy = tcp_forward(inbound_stat_prefix(inbound), NOWHERE if closed else app_cluster_name(inbound))
     proxy.upstream_connect_mode = UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE  # a stranger costs the app nothing
     proxy.max_early_data_bytes.value = _EARLY_BYTES
-    if view.access_log.only != "none":
-        access_log(
-            proxy.access_log.add(), view.access_log, settings, http=False, service=inbound.service, side="inbound"
-        )
+    if log.only != "none":
+        access_log(proxy.access_log.add(), log, settings, http=False, service=inbound.service, side="inbound")
     pack(chain.filters.add(name="envoy.filters.network.tcp_proxy").typed_config, proxy)
 
 

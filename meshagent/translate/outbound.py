@@ -29,7 +29,7 @@ def outbound_listener(outbound: Outbound, view: ProxyView, settings: Settings) -
         listener.address.socket_address.port_value = outbound.local_port
     chain = listener.filter_chains.add()
     if outbound.protocol in HTTP_PROTOCOLS:
-        manager = outbound_manager(outbound.source, outbound.upstream, view.access_log, settings)
+        manager = outbound_manager(outbound, view, settings)
         manager.rds.route_config_name = upstream_name(outbound)
         from_ads(manager.rds.config_source)
         pack(chain.filters.add(name="envoy.filters.network.http_connection_manager").typed_config, manager)

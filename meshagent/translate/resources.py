@@ -9,6 +9,7 @@ from itertools import groupby
 
 from google.protobuf.message import Message
 
+from meshagent.model.defaults import Tracing
 from meshagent.model.identity import Svid
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Inbound, Outbound, ProxyView, Svids
@@ -38,6 +39,7 @@ from meshagent.translate.routes import outbound_proxy, outbound_routes
 from meshagent.translate.secrets import roots_secret, svid_name, svid_secret
 from meshagent.translate.settings import ROOTS, Settings
 from meshagent.translate.staging import leaving
+from meshagent.translate.tracing import COLLECTOR, collector_cluster
 from meshagent.xds.types import CDS, ECDS, EDS, LDS, RDS, SDS
 
 Key = tuple[str, str]  # type URL, name
@@ -82,6 +84,8 @@ def translate(view: ProxyView, svids: Svids, settings: Settings, previous: Trans
         members = tuple(group)
         listened = (*map(_listened, members), natives(members, view.domains))
         memo.add(("listen", port), listened, partial(_listener, members, view, settings))
+    if view.tracing:
+        memo.add("collector", view.tracing, partial(_collector, view.tracing))
     memo.add("roots", view.bundle, lambda: [(SDS, ROOTS, roots_secret(view))])
     for service in sorted(
         {inbound.service for inbound in view.inbounds} | {outbound.source for outbound in view.outbounds}
@@ -123,7 +127,7 @@ def difference(old: Translated, new: Translated) -> tuple[dict[Key, bytes], list
 
 
 def _common(view: ProxyView, settings: Settings) -> object:
-    return (view.trust_domain, view.domains, view.address, view.access_log, settings)
+    return (view.trust_domain, view.domains, view.address, view.access_log, view.tracing, settings)
 
 
 def _place(inbound: Inbound) -> tuple[str, str]:
@@ -138,7 +142,8 @@ def _listened(inbound: Inbound) -> Hashable:
     """What the listener depends on: everything but the rules, which travel by ECDS and leave the listener still."""
     closed = inbound.protocol == "tcp" and not inbound.default_open
     filters = (inbound.admission.rate_limit is not None, inbound.admission.adaptive_concurrency)
-    fixed = (inbound.service, inbound.instance, inbound.protocol, *filters)
+    seen = (inbound.access_log, inbound.sampling)
+    fixed = (inbound.service, inbound.instance, inbound.protocol, *filters, *seen)
     return (*fixed, inbound.chains, inbound.default_cut, closed, inbound.shut_out)
 
 
@@ -148,6 +153,10 @@ def _add_rules(memo: _Memo, view: ProxyView) -> None:
         plain = any(each.plain_port for each in view.inbounds if each.service == service)
         cause = (inbound.guard, inbound.protocol, plain, inbound.admission)
         memo.add(("rules", service), cause, partial(_rules, inbound, view, plain))
+
+
+def _collector(tracing: Tracing) -> _Named:
+    yield CDS, COLLECTOR, collector_cluster(tracing)
 
 
 def _rules(inbound: Inbound, view: ProxyView, plain: bool) -> _Named:

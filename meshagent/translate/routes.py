@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from envoy.config.core.v3.base_pb2 import HeaderValueOption
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
@@ -14,10 +15,11 @@ from envoy.config.route.v3.route_components_pb2 import RedirectAction, Route, Ro
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.duration_pb2 import Duration
 
+from meshagent.model.defaults import Timeouts
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.route import Headers, Redirect, Respond, RouteRule, Target
 from meshagent.model.view import Endpoint, Outbound, ProxyView, Way
-from meshagent.translate.accesslog import access_log
+from meshagent.translate.accesslog import MARKED, access_log, log_mark
 from meshagent.translate.choosing import choose_by
 from meshagent.translate.clusters import plain_name, upstream_name
 from meshagent.translate.extras import add_extras, set_percent
@@ -26,6 +28,7 @@ from meshagent.translate.rewriting import move_prefix, rewritten
 from meshagent.translate.settings import Settings
 from meshagent.translate.subsets import choose
 from meshagent.translate.tcp import NOWHERE, tcp_forward
+from meshagent.translate.tracing import trace_route
 from meshagent.translate.traffic import hash_policies
 
 _FINE = 100  # parts of a weight, where a target has instances of two kinds
@@ -71,11 +74,13 @@ def outbound_proxy(outbound: Outbound, view: ProxyView, settings: Settings) -> T
             share = proxy.weighted_clusters.clusters.add(name=each.cluster, weight=each.weight)
             if each.target.subset:
                 choose(share.metadata_match, each.target.subset)
-    if way and way.rule.idle_timeout is not None:
-        proxy.idle_timeout.FromTimedelta(way.rule.idle_timeout)
-    if view.access_log.only != "none":
+    idle = way.rule.idle_timeout if way else None
+    if (idle := outbound.traffic.timeouts.idle if idle is None else idle) is not None:
+        proxy.idle_timeout.FromTimedelta(idle)
+    log = (way.rule.access_log if way else None) or outbound.traffic.access_log or view.access_log
+    if log.only != "none":
         side = f"outbound to {outbound.upstream}"
-        access_log(proxy.access_log.add(), view.access_log, settings, http=False, service=outbound.source, side=side)
+        access_log(proxy.access_log.add(), log, settings, http=False, service=outbound.source, side=side)
     config = TypedExtensionConfig(name=upstream_name(outbound))
     config.typed_config.Pack(proxy, deterministic=True)
     return config
@@ -94,17 +99,16 @@ def _add(route: Route, way: Way, outbound: Outbound) -> None:
     else:
         _forward(route.route, rule, way.to or (_ITSELF,), outbound)
     change_headers(route, rule.headers)
+    if rule.access_log:
+        route.metadata.filter_metadata[MARKED]["log"] = log_mark(rule.access_log)
+    if outbound.traced and outbound.traffic.tracing:
+        trace_route(route, route.name, (rule.tracing or outbound.traffic.tracing).sampling)
     add_extras(route, rule, f"out.{outbound.source}.{outbound.upstream}")
 
 
 def _forward(action: RouteAction, rule: RouteRule, targets: tuple[Target, ...], outbound: Outbound) -> None:
     _lead(action, tuple(_weighed(targets, outbound)))
-    # 0: a caller's own timeout decides; streams live as long as they like
-    _time(action.timeout, rule.timeout.total_seconds() if rule.timeout else 0)
-    if rule.idle_timeout is not None:
-        _time(action.idle_timeout, rule.idle_timeout.total_seconds())
-    if rule.max_stream_duration is not None:
-        _time(action.max_stream_duration.max_stream_duration, rule.max_stream_duration.total_seconds())
+    _timed(action, rule, outbound.traffic.timeouts)
     if rule.retry is None:
         safe_retries(action.retry_policy, 2, elsewhere=True)
     elif rule.retry.attempts:
@@ -120,6 +124,17 @@ def _forward(action: RouteAction, rule: RouteRule, targets: tuple[Target, ...], 
     reached = _reached(outbound)
     for service in dict.fromkeys(target.service or outbound.upstream for target in targets):
         hash_policies(action, reached[service].traffic.load_balancer)
+
+
+def _timed(action: RouteAction, rule: RouteRule, told: Timeouts) -> None:
+    """The rule's times, else those of the service or the mesh."""
+    whole, idle = (rule.timeout, told.request), (rule.idle_timeout, told.idle)
+    # 0: a caller's own timeout decides; streams live as long as they like
+    _time(action.timeout, _first(whole) or 0)
+    if (seconds := _first(idle)) is not None:
+        _time(action.idle_timeout, seconds)
+    if rule.max_stream_duration is not None:
+        _time(action.max_stream_duration.max_stream_duration, rule.max_stream_duration.total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +234,11 @@ def _reached(outbound: Outbound) -> Mapping[str, Outbound]:
 
 def _http(outbound: Outbound) -> bool:
     return outbound.protocol in HTTP_PROTOCOLS
+
+
+def _first(told: tuple[timedelta | None, ...]) -> float | None:
+    """The seconds that the first who says something says."""
+    return next((each.total_seconds() for each in told if each is not None), None)
 
 
 def _time(field: Duration, seconds: float) -> None:

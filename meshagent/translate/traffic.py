@@ -11,7 +11,8 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 from envoy.type.v3.http_pb2 import CodecClientType
 from google.protobuf.duration_pb2 import Duration
 
-from meshagent.model.traffic import ConnectionPool, LoadBalancer, OutlierDetection, ProxyCheck, RetryBudget, Traffic
+from meshagent.model.defaults import RetryBudget
+from meshagent.model.traffic import ConnectionPool, LoadBalancer, OutlierDetection, ProxyCheck, Traffic
 
 _POLICIES = {
     "least_request": Cluster.LEAST_REQUEST,
@@ -22,6 +23,7 @@ _POLICIES = {
 }
 # Envoy's default of 1024 would refuse quietly; memory is bounded by the limit of downstream connections.
 _NO_LIMIT = 1 << 20
+_CONNECT = timedelta(seconds=2)
 _SETTLED = timedelta(
     seconds=5
 )  # checks of a service that nobody calls; what follows the first call waits for no longer
@@ -30,8 +32,8 @@ _SETTLED = timedelta(
 def shape(cluster: Cluster, traffic: Traffic) -> None:
     """Carry out a service's settings on the cluster of one of its callers."""
     _balance(cluster, traffic.load_balancer)
-    _set(cluster.connect_timeout, traffic.connection_pool.connect_timeout)
-    limit(cluster, traffic.connection_pool, traffic.retry_budget)
+    _set(cluster.connect_timeout, traffic.connection_pool.connect_timeout or _CONNECT)
+    limit(cluster, traffic.connection_pool, traffic.retry_budget or RetryBudget())
     if traffic.outlier_detection:
         _leave_out(cluster, traffic.outlier_detection)
     if traffic.health_check:

@@ -177,7 +177,9 @@ def test_endless_problems_are_counted():
     found = problems("kind: mesh\n" + "".join(f"x{index}: 1\n" for index in range(1000)))
     assert len(found) == MAX_FINDINGS + 1
     assert found[-1] == f"a.yaml: and {1000 - MAX_FINDINGS} more problems"
-    assert found[0].endswith("(its fields: kind, name, trust_domain, default_action, access_log)")
+    assert found[0].endswith(
+        "(its fields: kind, name, trust_domain, default_action, access_log, retry_budget, timeouts, tracing)"
+    )
 
 
 @pytest.mark.parametrize("kind", ["5", "[intention]", "{a: 1}", "null"])
