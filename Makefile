@@ -15,10 +15,10 @@ export MESHAGENT_REQUIRE_SERVERS := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check formatted lint types floors sizes format servers deb test unit conformance system soak bench demo docs lock clean
+.PHONY: help setup check formatted lint types floors sizes format servers deb test unit conformance system soak bench demo vm-demo vm-demo-down docs lock clean
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(READY) ## .venv as the lock says, meshagent in it, type stubs for Envoy's messages (PYTHON=… to choose)
 
@@ -74,6 +74,12 @@ bench: $(READY) ## the benchmarks (installs wrk, nginx and haproxy with apt-get 
 
 demo: $(READY) ## the whole thing on this machine
 	$(BIN)/meshagent demo
+
+vm-demo: ## a mesh on three VMs of this machine, left running to play with (as root; STORE=etcd)
+	@vm-demo/up.sh $(if $(STORE),--store $(STORE))
+
+vm-demo-down: ## take every trace of it away
+	@vm-demo/down.sh
 
 docs: $(READY) ## write docs/reference from the code
 	@$(BIN)/python scripts/docs.py

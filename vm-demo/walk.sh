@@ -27,6 +27,9 @@ etcd)
 *) fail "which store?" "--store consul, or --store etcd" ;;
 esac
 
+# Of several networks that a real VM may have, this one is the authority's.
+[ -z "${MESHDEMO_SSH:-}" ] || init+=" --address $(address vm-1):8443"
+
 chapter "A mesh, with a signing authority on vm-1. It prints a join line for each other VM, good once." <<'WORDS'
 The file is the administrator's credential of the store. It is used here and kept nowhere: each host gets one that may
 do no more than its own services need.

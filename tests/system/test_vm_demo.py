@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.servers.programs import program
 
@@ -229,3 +230,27 @@ def test_a_store_that_is_unknown_is_refused_before_anything_is_made():
     done = subprocess.run([DEMO / "up.sh", "--store", "zookeeper"], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "zookeeper" in done.stderr and "--store consul" in done.stderr
     assert subprocess.run([DEMO / "up.sh", "--nonsense"], capture_output=True, check=False).returncode == 2
+
+
+def test_what_is_for_real_vms_names_scripts_that_are_there():
+    cloud = (DEMO / "cloud-init.yaml").read_text()
+    assert cloud.startswith("#cloud-config\n")
+    told = yaml.safe_load(cloud)
+    assert set(told) == {"hostname", "manage_etc_hosts", "ssh_authorized_keys", "packages", "runcmd"}
+    called = [word for line in told["runcmd"] for word in line] + (DEMO / "Vagrantfile").read_text().split('"')
+    scripts = [word.split()[0] for word in called if word.startswith("/opt/meshagent/")]
+    assert len(scripts) == 2
+    for script in scripts:
+        assert os.access(ROOT / script.removeprefix("/opt/meshagent/"), os.X_OK), script
+    for name in ("prepare.sh", "walk.sh", "up.sh", "down.sh", "in", "vm/boot", "vm/store", "vm/apps"):
+        assert os.access(DEMO / name, os.X_OK), name
+
+
+def test_the_page_shows_the_end_of_the_output_that_is_kept_beside_it():
+    page, kept = ((DEMO / name).read_text() for name in ("README.md", "expected-output.txt"))
+    shown = re.search(r"```\n(What was observed\n.*?)\n```", page, re.DOTALL).group(1)
+    assert shown in kept
+    steps = re.findall(r'saw "([^"$]+)"', (DEMO / "walk.sh").read_text())
+    assert len(steps) > 20
+    for step in steps:
+        assert f" {step} " in shown, step
