@@ -123,7 +123,8 @@ class Responder:
             datagrams.setblocking(False)
             loop.add_reader(datagrams, self._receive, datagrams)
             stack.callback(loop.remove_reader, datagrams)
-            server = await asyncio.start_server(self._converse, host, port, limit=LARGEST)
+            streams = stack.enter_context(socket.create_server((host, port), family=family))
+            server = await asyncio.start_server(self._converse, sock=streams, limit=LARGEST)
             stack.callback(server.close)
             yield
 
