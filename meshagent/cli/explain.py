@@ -13,6 +13,7 @@ from meshagent.cli.output import Table, say, show, warn
 from meshagent.cli.rulebook import tell_problems
 from meshagent.cli.rules import Data, verdict_data, verdict_words
 from meshagent.cli.session import Session
+from meshagent.cli.settings_words import settings_data, settings_of, settings_words
 from meshagent.cli.soundness import unknown_service
 from meshagent.cli.ways import Journey, journey, region_of, way_data, way_words
 from meshagent.cli.ways import called as called_of
@@ -21,6 +22,7 @@ from meshagent.model.route import Target
 from meshagent.model.service import Instance
 from meshagent.model.world import Origin
 from meshagent.policy import explain as verdicts
+from meshagent.policy.defaults import Setting
 from meshagent.policy.request import Request
 from meshagent.policy.resolve import outbound_of, protocol_of
 from meshagent.state.catalog import read_reports
@@ -77,6 +79,8 @@ async def explain(
 ) -> int:
     """Why a call of SOURCE to DESTINATION is allowed or refused, which way it takes, and which instances it would reach.
 
+    Each timeout, the retries, the access log and the tracing of the call are told with the document that says them.
+
     Where a route leads to several services, each of them has to allow it, with the path and headers that it gets to see.
     Exit code 0 allowed, 5 not.
 
@@ -86,7 +90,8 @@ async def explain(
     answer = await _answer(session, source, destination, _request(method, path, header), region)
     called = [_instance(each, called) for each, called in answer.instances]
     table = Table(("INSTANCE", "HOST", "ADDRESS", "HEALTH", "CALLED"), [_cells(each) for each in called])
-    show({**answer.data, "instances": called}, session.form(), answer.words, table)
+    data = {**answer.data, "settings": settings_data(answer.settings), "instances": called}
+    show(data, session.form(), answer.words, table, *settings_words(answer.settings))
     for report in answer.reports:
         if report.revision < answer.data["revision"]:
             warn(f"{report.host} has applied revision {report.revision} only: it may still decide by older rules")
@@ -102,6 +107,7 @@ class _Answer:
     instances: tuple[tuple[Instance, bool], ...]  # and whether it is called
     leads_on: str  # the services that the call would reach
     reports: tuple[ReportRecord, ...]  # of the hosts that decide
+    settings: tuple[Setting, ...]
 
     @property
     def exit_code(self) -> int:
@@ -134,7 +140,9 @@ async def _answer(
         lines.append(f"  judged   by {judge}" + (f", as {arrives.method} {arrives.path}" if arrives else ""))
     reached = sorted({target.service or "" for target, _ in way.targets})
     deciding = tuple(report for report in reports if set(reached) & set(report.services))
-    return _Answer(data, "\n".join(filter(None, lines)), called_of(way, world), ", ".join(reached), deciding)
+    words = "\n".join(filter(None, lines))
+    held = settings_of(seen, way, destination)
+    return _Answer(data, words, called_of(way, world), ", ".join(reached), deciding, held)
 
 
 def _judged(

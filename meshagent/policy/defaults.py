@@ -5,7 +5,7 @@ Nobody said anything: the values are those that stood before there were defaults
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from meshagent.model.world import Origin, Stated
 CONNECT = timedelta(seconds=2)  # what Envoy is told where nobody says a time
 _IDLE = timedelta(minutes=5)  # Envoy's own, of a stream; a TCP connection has none
 Level = Literal["route", "service", "mesh", "built-in"]
+Services = Mapping[str, Stated[Service]]
 
 
 def traffic_of(mesh: Mesh, service: Service | None) -> Traffic:
@@ -66,20 +67,30 @@ class Setting:
     origin: Origin
 
 
-def settings(
-    mesh: Stated[Mesh], service: Stated[Service] | None, way: Way | None, protocol: Protocol
-) -> tuple[Setting, ...]:
-    """What holds for calls to a service that go this way, each with where it comes from."""
-    said = _Said(mesh, service, way)
-    http = protocol in HTTP_PROTOCOLS
-    found = [_time(said, "idle timeout", "idle_timeout", "timeouts.idle", _IDLE if http else timedelta(0))]
-    if http:
-        found.insert(0, _time(said, "timeout", "timeout", "timeouts.request", timedelta(0)))
-    found.append(_connect(said))
-    if http:
-        found += [_retries(said), _budget(said)]
-    found.append(_log(said))
-    return (*found, _tracing(said)) if http else tuple(found)
+def settings(mesh: Stated[Mesh], services: Services, upstream: str, call: Call) -> tuple[Setting, ...]:
+    """What holds for calls to an upstream, each with where it comes from.
+
+    How instances are connected to, and how many retries there may be, is of each service that is `reached`.
+    """
+    said = _Said(mesh, services.get(upstream), call.way)
+    apart = call.reached != (upstream,)
+    ends = [(f" of {name}" if apart else "", _Said(mesh, services.get(name), call.way)) for name in call.reached]
+    idle = "idle timeout", "idle_timeout", "timeouts.idle"
+    connects = [_connect(end, of) for of, end in ends]
+    if call.protocol not in HTTP_PROTOCOLS:
+        return (_time(said, idle, timedelta(0)), *connects, _log(said))
+    whole = _time(said, ("timeout", "timeout", "timeouts.request"), timedelta(0))
+    budgets = [_budget(end, of) for of, end in ends]
+    return (whole, _time(said, idle, _IDLE), *connects, _retries(said), *budgets, _log(said), _tracing(said))
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The way that calls take (None: no rule has a say), the services that they reach by it, and how these speak."""
+
+    way: Way | None
+    reached: tuple[str, ...]
+    protocol: Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +126,18 @@ def _setting(name: str, found: tuple[Any, Level, Origin] | None, built_in: Any, 
     return Setting(name, value, words, level, origin)
 
 
-def _time(said: _Said, name: str, rule: str, path: str, built_in: timedelta) -> Setting:
+def _time(said: _Said, names: tuple[str, str, str], built_in: timedelta) -> Setting:
+    name, rule, path = names
     found = said.first(rule, path)
     value: timedelta = found[0] if found else built_in
     text = format_duration(value) if value else "0s"
     return _setting(name, found, built_in, text, text if value else "none")
 
 
-def _connect(said: _Said) -> Setting:
+def _connect(said: _Said, of: str) -> Setting:
     found = said.first("", "connection_pool.connect_timeout", "timeouts.connect")
     text = format_duration(found[0] if found else CONNECT)
-    return _setting("connect timeout", found, CONNECT, text, text)
+    return _setting(f"connect timeout{of}", found, CONNECT, text, text)
 
 
 def _retries(said: _Said) -> Setting:
@@ -137,11 +149,11 @@ def _retries(said: _Said) -> Setting:
     return _setting("retries", found, None, value, words)
 
 
-def _budget(said: _Said) -> Setting:
+def _budget(said: _Said, of: str) -> Setting:
     found = said.first("", "retry_budget")
     budget: RetryBudget = found[0] if found else RetryBudget()
-    words = f"{budget.percent} % of the requests under way, or {budget.min_concurrent}"
-    return _setting("retry budget", found, None, budget.model_dump(mode="json"), words)
+    words = f"{budget.percent} % of the first tries under way, or {budget.min_concurrent}"
+    return _setting(f"retry budget{of}", found, None, budget.model_dump(mode="json"), words)
 
 
 def _log(said: _Said) -> Setting:

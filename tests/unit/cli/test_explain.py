@@ -15,7 +15,7 @@ def test_an_allowed_call_names_the_rule_and_the_instances(mesh):
         "  reason   INC-7",
     ]
     assert "  from     ann@vm-1 at " in shown
-    assert [line.split() for line in shown.splitlines()[5:]] == [
+    assert [line.split() for line in shown.splitlines()[5:7]] == [
         ["payments", "vm-1", "10.0.0.1:21000", "passing", "yes"],
         ["payments", "vm-2", "[fd00::1]:21000", "failing", "no"],
     ]
@@ -117,3 +117,58 @@ def test_a_path_without_its_method_is_a_usage_error(mesh):
 
 def test_wildcards_cannot_be_explained(mesh):
     mesh.run("explain", "*", "payments", code=2)
+
+
+DEFAULTS = """kind: mesh
+name: mesh
+timeouts: {request: 15s, connect: 1s}
+retry_budget: {percent: 40}
+tracing: {otlp: "127.0.0.1:4317", sampling: 1}
+---
+kind: service
+name: payments
+timeouts:
+  idle: 30s
+access_log: {only: errors}
+tracing: {sampling: 50}
+---
+kind: route
+name: payments
+rules:
+  - match: {path_prefix: /reports}
+    timeout: 2s
+    retry: {attempts: 1}
+"""
+
+
+def test_each_setting_in_force_says_which_line_said_it(mesh, tmp_path):
+    mesh.run("intention", "allow", "web", "payments")
+    file = tmp_path / "all.yaml"
+    file.write_text(DEFAULTS)
+    mesh.run("policy", "apply", "-f", str(file))
+    value = mesh.json("explain", "web", "payments", "GET", "/reports/x")
+    told = {each["name"]: (each["value"], each["level"], each["origin"]["line"]) for each in value["settings"]}
+    assert told == {
+        "timeout": ("2s", "route", 17),
+        "idle timeout": ("30s", "service", 10),
+        "connect timeout": ("1s", "mesh", 3),
+        "retries": (
+            {"attempts": 1, "on": ["connect-failure", "refused-stream", "reset-before-request"], "statuses": []},
+            "route",
+            17,
+        ),
+        "retry budget": ({"percent": 40, "min_concurrent": 3}, "mesh", 4),
+        "access log": ({"only": "errors", "slower_than": None}, "service", 11),
+        "tracing": ({"sampling": 50.0, "otlp": "127.0.0.1:4317"}, "service", 12),
+    }
+    assert value["settings"][0]["origin"]["file"] == str(file)
+    shown = mesh.run("explain", "web", "payments", "GET", "/").stdout
+    row = next(line for line in shown.splitlines() if line.startswith("timeout "))
+    assert row.split()[1:4] == ["15s", "mesh", f"{file}:3,"]
+
+
+def test_settings_that_nobody_said_are_built_in(mesh):
+    mesh.run("intention", "allow", "web", "payments")
+    settings = mesh.json("explain", "web", "payments", "GET", "/")["settings"]
+    assert {each["level"] for each in settings} == {"built-in"}
+    assert [each["value"] for each in settings[:3]] == ["0s", "5m", "2s"]
