@@ -13,13 +13,14 @@ from meshagent.xds.types import CDS, ECDS, RDS
 
 Key = tuple[str, str]
 _WAYS = "out/"
+_LED_TO = (_WAYS, "plain/")  # clusters: of the mesh's instances, and of those that take plain text
 
 
 def staged(
     changed: Mapping[Key, bytes], is_new: Callable[[str], bool]
 ) -> tuple[Mapping[Key, bytes], Mapping[Key, bytes]]:
     """What goes at once, and what goes when that is in force: nothing, unless a cluster is new that a way may lead to."""
-    if not any(kind == CDS and name.startswith(_WAYS) and is_new(name) for kind, name in changed):
+    if not any(kind == CDS and name.startswith(_LED_TO) and is_new(name) for kind, name in changed):
         return changed, {}
     ways = {key: value for key, value in changed.items() if key[0] in (RDS, ECDS) and key[1].startswith(_WAYS)}
     return {key: value for key, value in changed.items() if key not in ways}, ways
