@@ -40,6 +40,7 @@ class Booted:
     """The running machine. Commands are run in it as root."""
 
     def __init__(self, leader: int, console: Path) -> None:
+        self.leader = leader
         self._enter = ["nsenter", "-t", str(leader), "-m", "-u", "-i", "-n", "-p", "--root", "--wd=/", "--"]
         self.root = Path(f"/proc/{leader}/root")
         self._console = console

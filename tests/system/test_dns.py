@@ -26,6 +26,7 @@ from meshagent.host import responder as responding
 from meshagent.host.responder import Responder
 from meshagent.model.virtual import virtual_addresses
 from tests.system.live import eventually, free_port, live_mesh
+from tests.system.named import LOOK_UP, Elsewhere, cli
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NAME = "payments.mesh"
@@ -207,33 +208,6 @@ async def test_connections_are_answered_in_their_order_end_when_idle_and_are_bou
 
 # --- through a resolver, as applications do
 
-LOOK_UP = """
-import socket, sys
-for name in sys.argv[1:]:
-    try:
-        print(*sorted({found[4][0] for found in socket.getaddrinfo(name, 80)}))
-    except OSError:
-        print()
-"""
-
-
-class Elsewhere(asyncio.DatagramProtocol):
-    """The resolver that this host asked before: it answers every A query, and keeps what it was asked."""
-
-    def __init__(self):
-        self.asked = []
-
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def datagram_received(self, data, addr):
-        query = dns.message.from_wire(data)
-        self.asked.append(query.question[0].name.to_text().lower())
-        answer = dns.message.make_response(query)
-        if query.question[0].rdtype == dns.rdatatype.A:
-            answer.answer.append(dns.rrset.from_text(query.question[0].name, 5, "IN", "A", "9.0.0.7"))
-        self.transport.sendto(answer.to_wire(), addr)
-
 
 @asynccontextmanager
 async def dnsmasq(host, address):
@@ -261,17 +235,6 @@ async def dnsmasq(host, address):
         process.wait()
         transport.close()
         shutil.rmtree(root)
-
-
-async def cli(host, *words):
-    """Run `meshagent` against the host's agent; what it says."""
-    environment = {**os.environ, "MESHAGENT_API": host.api}
-    made = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "meshagent", *words, stdout=-1, stderr=-2, env=environment
-    )
-    said = (await made.communicate())[0].decode()
-    assert made.returncode == 0, said
-    return said
 
 
 async def found(address, *names):
