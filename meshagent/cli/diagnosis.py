@@ -45,11 +45,13 @@ class Facts:
     reports: Sequence[ReportRecord] = ()
     agent: Mapping[str, Any] | None = None
     agent_error: MeshError | None = None
+    dns: Finding | None = None  # of the mesh's names; None: the agent answers none
 
 
 def diagnose(facts: Facts) -> tuple[Finding, ...]:
     """Every finding, in the order in which things depend on each other."""
-    return (*_store(facts), *_rights(facts), *_policy(facts), *_agent(facts), *_fleet(facts))
+    looked_at = [facts.dns] if facts.dns else []
+    return (*_store(facts), *_rights(facts), *_policy(facts), *_agent(facts), *looked_at, *_fleet(facts))
 
 
 def _store(facts: Facts) -> Iterator[Finding]:

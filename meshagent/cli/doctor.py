@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from meshagent.cli.diagnosis import Facts, diagnose
+from meshagent.cli.lookups import names_finding
 from meshagent.cli.mesh import OpenMesh, now_utc
 from meshagent.cli.options import awaited, mesh_options
 from meshagent.cli.output import Table, show
 from meshagent.cli.session import Session
 from meshagent.errors import MeshError, StoreDenied
+from meshagent.host.resolver import looked_up
 from meshagent.model.mesh import Mesh
 from meshagent.state.catalog import read_reports
 from meshagent.state.keys import Interest
@@ -33,7 +35,8 @@ async def doctor(session: Session) -> int:
     Example:  meshagent doctor --store consul://127.0.0.1:8500
     """
     agent, error = await _agent(session)
-    facts = replace(await _mesh(session, agent or {}), agent=agent, agent_error=error)
+    names = names_finding(agent, looked_up)
+    facts = replace(await _mesh(session, agent or {}), agent=agent, agent_error=error, dns=names)
     findings = diagnose(facts)
     rows = [(each.state, each.about, each.what, each.next_step) for each in findings]
     show([asdict(each) for each in findings], session.form(), Table(("STATE", "ABOUT", "WHAT", "NEXT"), rows))
