@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import time
 from collections.abc import Coroutine
@@ -24,7 +23,7 @@ from meshagent.agent.lastgood import with_cuts
 from meshagent.agent.liveness import Liveness
 from meshagent.agent.membership import Membership
 from meshagent.agent.operations import Here, Operations
-from meshagent.agent.pace import start_pause
+from meshagent.agent.pace import chance_of, start_pause
 from meshagent.agent.ports import require_free
 from meshagent.agent.roster import Place, Registered, Roster
 from meshagent.agent.served import Served
@@ -372,8 +371,7 @@ def _store_pause(config: AgentConfig) -> float:
     """Seconds to leave a shared store alone at first: hosts that boot together do not ask it together."""
     if config.store.startswith("sqlite:"):
         return 0.0
-    chance = random.Random(config.host.name).random()  # noqa: S311 - spreads hosts out, the same host always alike
-    return start_pause(time.clock_gettime(time.CLOCK_BOOTTIME), chance)
+    return start_pause(time.clock_gettime(time.CLOCK_BOOTTIME), chance_of(config.host.name))
 
 
 def _check_ca(config: AgentConfig) -> None:

@@ -19,8 +19,9 @@ from meshagent.store.base import Changes, Lease, Store
 
 _log = structlog.get_logger(__name__)
 _LONGEST_PAUSE = 2.0
-# Of a lease's life, so that it survives a renewal that fails. A lease that is forgotten is noticed by the watch below.
-_RENEWED = (0.28, 0.36)
+# Of a lease's life, so that it survives renewals that fail: they are tried again within 2 s. A lease that is forgotten is
+# noticed by the watch below.
+_RENEWED = (0.38, 0.46)
 
 
 class Membership:

@@ -21,6 +21,7 @@ from meshagent.wire.consul import Consul, open_consul
 # Consul's own default for the shortest life of a session. It ends one between one and two lives after its last renewal.
 SHORTEST_TTL = timedelta(seconds=10)
 _NOWHERE = "/v1/session/info/00000000-0000-4000-8000-000000000000"
+_SAID_AT_ONCE = 1.0  # seconds: whoever is asked knows it by itself
 _OK = 200
 _ABSENT = 404
 
@@ -113,7 +114,7 @@ class ConsulStore:
         except StoreDenied as error:
             return StoreHealth(ok=False, version=await self._said_version(), problems=(f"{error} {error.next_step}",))
         except StoreUnavailable:
-            if (await self._consul.get("/v1/status/leader")).json():
+            if not await self._leaderless():
                 raise
             problem = "The Consul cluster has no leader: see `consul operator raft list-peers`."
             return StoreHealth(ok=False, version=await self._said_version(), problems=(problem,))
@@ -159,6 +160,13 @@ class ConsulStore:
                 next_step="Ask for a ttl that its session_ttl_min allows.",
             )
         return ConsulLease(self._consul, str(answer.json()["ID"]), ttl)
+
+    async def _leaderless(self) -> bool:
+        """Whether that is why nothing is answered."""
+        try:
+            return not (await self._consul.get("/v1/status/leader", deadline=_SAID_AT_ONCE)).json()
+        except (StoreDenied, StoreUnavailable):
+            return False
 
     async def _said_version(self) -> str:
         """The server's version, as far as the token may know it."""

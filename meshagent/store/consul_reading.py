@@ -55,13 +55,17 @@ class Reading:
         self._consul = consul
 
     async def read(self, scope: Scope) -> Snapshot:
-        """All of the scope, and a revision up to which nothing is missing. Raises StoreDenied for what may not be read."""
+        """All of the scope, and a revision up to which nothing is missing. Raises StoreDenied for what may not be read.
+
+        A key that is found may be read. What is not there, and what lies in a tree, may have been hidden.
+        """
         if (name := only(scope)) is None:
-            snapshot, _ = await asyncio.gather(self.collect(scope, frozenset()), self.require(scope))
-            return snapshot
-        params = {"recurse": ""} if name in scope.trees else {}
-        answer, _ = await asyncio.gather(self._consul.get(key_path(name), params), self.require(scope))
-        return content_of(answer, scope)
+            snapshot = await self.collect(scope, frozenset())
+        else:
+            params = {"recurse": ""} if name in scope.trees else {}
+            snapshot = content_of(await self._consul.get(key_path(name), params), scope)
+        await self.require(Scope(scope.keys - snapshot.entries.keys(), scope.trees))
+        return snapshot
 
     async def collect(self, scope: Scope, there: AbstractSet[str], floor: int | None = None) -> Snapshot:
         """As `read`, by transactions, but blind for rights; `there` guesses which of the scope's keys exist.

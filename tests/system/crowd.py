@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import sys
 import time
 from datetime import UTC, datetime
 
 from meshagent.agent.membership import Membership
-from meshagent.agent.pace import start_pause
+from meshagent.agent.pace import chance_of, start_pause
 from meshagent.agent.upstreams import Upstreams
 from meshagent.agent.watching import Watching
 from meshagent.catalog.base import Offer
@@ -43,7 +42,7 @@ class Bystander:
         self.host = f"crowd-{number}"
         called = frozenset(f"crowd-{(number + step) % SIZE}" for step in range(1, UPSTREAMS + 1))
         self._interest = Interest(frozenset({self.host}), called)
-        self._chance = random.Random(self.host).random()
+        self._chance = chance_of(self.host)
         self._moved = asyncio.Event()
         self.world: World | None = None
 

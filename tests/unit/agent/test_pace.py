@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from meshagent.agent.pace import Pace, start_pause
+from meshagent.agent.pace import Pace, chance_of, start_pause
 
 
 def serve(times, changes_end):
@@ -58,5 +58,29 @@ def test_the_first_change_after_a_storm_is_served_at_once():
 def test_a_shared_store_is_asked_at_once_but_by_hosts_that_have_just_booted_one_after_the_other():
     assert start_pause(uptime=3600, chance=0.99) == 0
     pauses = [start_pause(uptime=20, chance=number / 100) for number in range(100)]
-    assert max(later - earlier for earlier, later in pairwise(pauses)) < 0.3
-    assert pauses[0] == 0 and pauses[-1] < 30
+    assert max(later - earlier for earlier, later in pairwise(pauses)) < 0.4
+    assert pauses[0] == 0 and pauses[-1] < 25
+
+
+def test_fewer_start_the_more_run_so_that_the_store_is_asked_alike_all_the_time():
+    pauses = sorted(start_pause(uptime=20, chance=number / 1000) for number in range(1000))
+    asked = []
+    for begin in range(0, 24, 2):
+        started = sum(begin <= each < begin + 2 for each in pauses)
+        asked.append(25.0 * started / 2 + 0.8 * sum(each < begin + 1 for each in pauses))
+    assert max(asked) < 1.1 * min(asked)
+
+
+@pytest.mark.parametrize("names", ["vm-{}", "web-{:03}.example", "ip-10-0-3-{}"])
+def test_hosts_that_are_numbered_start_evenly_however_many_there_are(names):
+    for count in (10, 100, 500):
+        chances = sorted(chance_of(names.format(number)) for number in range(count))
+        assert max(later - earlier for earlier, later in pairwise(chances)) < 2.7 / count
+        assert all(0 <= each < 1 for each in chances)
+
+
+def test_hosts_without_numbers_start_by_chance_but_each_always_at_the_same_place():
+    names = [f"{first}{second}" for first in "abcdefghij" for second in "abcdefghij"]
+    chances = sorted(map(chance_of, names))
+    assert max(later - earlier for earlier, later in pairwise(chances)) < 0.1
+    assert chances == sorted(map(chance_of, names))
