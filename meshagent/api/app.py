@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from meshagent.agent.operations import Operations
+from meshagent.api.limits import upstream_limits
 from meshagent.api.metrics import metrics_text
 from meshagent.api.status import agent_status, proxy_status, service_rows
 from meshagent.envoy.process import EnvoyProcess
@@ -50,7 +52,7 @@ class Api:
         return app
 
     async def _status(self, _: web.Request) -> web.Response:
-        return web.json_response(agent_status(self._operations, self._envoy, self._facts))
+        return web.json_response(await self._whole())
 
     async def _services(self, _: web.Request) -> web.Response:
         return web.json_response({"services": service_rows(self._operations)})
@@ -92,9 +94,12 @@ class Api:
         return web.json_response({"stats": await self._envoy.admin.stats(request.query.get("filter", ""))})
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(
-            body=metrics_text(agent_status(self._operations, self._envoy, self._facts)), content_type="text/plain"
-        )
+        return web.Response(body=metrics_text(await self._whole()), content_type="text/plain")
+
+    async def _whole(self) -> dict[str, Any]:
+        """The agent's status, and what Envoy knows of limits."""
+        limits = await upstream_limits(self._operations, self._envoy)
+        return agent_status(self._operations, self._envoy, self._facts) | {"limits": limits}
 
 
 @web.middleware

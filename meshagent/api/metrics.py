@@ -44,6 +44,7 @@ class _Status(Collector):
         yield restarts
         yield from _svids(status["svids"])
         yield from _trust(status)
+        yield from _limits(status["limits"])
         sent = CounterMetricFamily("meshagent_xds_sent", "Resources sent to Envoy since it connected.", labels=["type"])
         for name, count in status["sent"].items():
             sent.add_metric([name], count)
@@ -91,6 +92,18 @@ def _trust(status: dict[str, Any]) -> Iterator[Metric]:
     if status["ca_skew_seconds"] is not None:
         text = "Seconds that the authority's clock is ahead of this host's."
         yield _gauge("meshagent_ca_clock_skew_seconds", text, status["ca_skew_seconds"])
+
+
+def _limits(rows: list[dict[str, Any]]) -> Iterator[Metric]:
+    labels = ["source", "upstream", "limit"]
+    text = "Share of a limit towards an upstream that is left, 0 to 1."
+    left = GaugeMetricFamily("meshagent_upstream_limit_left_ratio", text, labels=labels)
+    text = "Times that a limit towards an upstream was reached."
+    reached = CounterMetricFamily("meshagent_upstream_limit_reached", text, labels=labels)
+    for row in rows:
+        left.add_metric([row[each] for each in labels], row["left"] / row["allowed"])
+        reached.add_metric([row[each] for each in labels], row["reached"])
+    yield from (left, reached)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -103,8 +103,26 @@ def _agent(facts: Facts) -> Iterator[Finding]:
     yield from _svids(
         "this host", {name: svid["expires_at"] for name, svid in agent.get("svids", {}).items()}, facts.at
     )
+    yield from _limits(agent)
     yield from _overdue(agent)
     yield from _roots(agent, facts.at)
+
+
+def limit_words(row: Mapping[str, Any]) -> str:
+    """What there is to say of a limit of an upstream; empty while it is far."""
+    about = f"{row['source']} -> {row['upstream']}: {row['limit']}"
+    if row["near"]:
+        return f"{about} has {row['left']} of {row['allowed']} left; beyond it calls are refused with 503"
+    if row["reached"]:
+        return f"{about} of {row['allowed']} was reached {row['reached']} times since Envoy started"
+    return ""
+
+
+def _limits(agent: Mapping[str, Any]) -> Iterator[Finding]:
+    for row in agent.get("limits", ()):
+        if words := limit_words(row):
+            step = f"find what is slow, or allow more: meshagent policy get service {row['upstream'].partition('#')[0]}"
+            yield Finding("limits", "warning", words, step)
 
 
 def _overdue(agent: Mapping[str, Any]) -> Iterator[Finding]:

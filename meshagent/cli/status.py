@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from meshagent.cli.diagnosis import limit_words
 from meshagent.cli.mesh import now_utc
 from meshagent.cli.options import awaited, mesh_options
 from meshagent.cli.output import Table, fail, show, warn
@@ -148,4 +149,5 @@ def _agent_lines(data: Data) -> list[str]:
         f"       policy revision {data.get('applied_revision')} in force, store {store}",
     ]
     found = {**data.get("problems", {}), **{f"rejected {key}": text for key, text in data.get("rejected", {}).items()}}
-    return lines + [f"       problem: {key}: {text}" for key, text in sorted(found.items())]
+    lines += [f"       problem: {key}: {text}" for key, text in sorted(found.items())]
+    return lines + [f"       limit: {words}" for row in data.get("limits", ()) if (words := limit_words(row))]

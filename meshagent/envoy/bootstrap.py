@@ -14,8 +14,8 @@ _ADS = {"ads": {}, "resource_api_version": "V3"}
 _STATS = (
     r"(server|listener_manager|cluster_manager|control_plane|overload)\..*",
     r".*\.downstream_(rq|cx)_(active|total|[1-5]xx|completed|time|length_ms)",
-    r".*\.upstream_rq_(total|active|[1-5]xx|completed|time|timeout|per_try_timeout|retry|retry_success|pending_overflow)",
-    r".*\.upstream_cx_(active|total|connect_fail|connect_timeout|destroy_\w+_with_active_rq)",
+    r".*\.upstream_rq_(total|active|[1-5]xx|completed|time|timeout|per_try_timeout|retry|retry_success|(pending|active)_overflow)",
+    r".*\.upstream_cx_(active|total|connect_fail|connect_timeout|overflow|destroy_\w+_with_active_rq)",
     r".*\.ssl\.(handshake|connection_error|fail_verify_\w+)",
     r".*\.(downstream_cx_overflow|downstream_global_cx_overflow|downstream_rq_timeout|rate_limited)",
     r".*rbac\.(.+\.)?(shadow_)?(allowed|denied)",

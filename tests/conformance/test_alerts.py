@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 RULES = ROOT / "docs/alerts/meshagent.rules.yaml"
 HOST = 'instance="vm-1:9102"'
 WEB = f'{HOST}, service="web"'
+LIMIT = f'{HOST}, source="web", upstream="payments", limit="max_requests"'
 # By alarm: series that set it off within the hour, and series that do not. A value a minute.
 CASES = {
     "MeshagentStoreLost": ([f"meshagent_store_ok{{{HOST}}} 0x20"], [f"meshagent_store_ok{{{HOST}}} 1x20"]),
@@ -43,6 +44,14 @@ CASES = {
     "MeshagentTrustBundlesDiffer": (
         [f'meshagent_trust_bundle_info{{instance="vm-{n}", digest="d{n}"}} 1x20' for n in (1, 2)],
         [f'meshagent_trust_bundle_info{{instance="vm-{n}", digest="d1"}} 1x20' for n in (1, 2)],
+    ),
+    "MeshagentLimitNear": (
+        [f"meshagent_upstream_limit_left_ratio{{{LIMIT}}} 0.1x20"],
+        [f"meshagent_upstream_limit_left_ratio{{{LIMIT}}} 0.5x20"],
+    ),
+    "MeshagentLimitReached": (
+        [f"meshagent_upstream_limit_reached_total{{{LIMIT}}} 0+1x20"],
+        [f"meshagent_upstream_limit_reached_total{{{LIMIT}}} 3x20"],
     ),
     "MeshagentEnvoyRestarts": (
         [f"meshagent_envoy_restarts_total{{{HOST}}} 0+1x20"],

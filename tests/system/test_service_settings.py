@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from tests.system.apps import Caller, HttpApp, get
-from tests.system.live import free_port, live_mesh
+from tests.system.live import eventually, free_port, live_mesh
 
 
 @asynccontextmanager
@@ -86,11 +86,18 @@ async def test_an_instance_that_comes_back_starts_slowly():
             assert counts["late"] + counts["p1"] == 100
 
 
+def left(agent) -> dict[str, dict]:
+    """What the agent says of web's limits towards payments."""
+    return {row["limit"]: row for row in agent.status()["limits"]}
+
+
 async def test_requests_beyond_the_limits_are_refused_at_once_and_others_are_served():
     pool = {"max_requests": 2, "max_connections": 2, "max_pending_requests": 2}
     async with shop(1, connection_pool=pool) as (_, agent, apps, local):
         apps[0].delay = 0.5
-        answers = await asyncio.gather(*(get(local) for _ in range(8)))
+        asked = asyncio.gather(*(get(local) for _ in range(8)))
+        await eventually(lambda: left(agent)["max_requests"]["near"], 5)
+        answers = await asked
         counts = Counter(answer.status for answer in answers)
         assert counts[200] == 2
         assert counts[503] == 6
@@ -99,6 +106,8 @@ async def test_requests_beyond_the_limits_are_refused_at_once_and_others_are_ser
         await answering(local)
         stats = agent.admin("/stats?filter=out/web/payments.circuit_breakers.default.remaining_rq").decode()
         assert "remaining_rq: 2" in stats
+        row = left(agent)["max_requests"]
+        assert (row["left"], row["allowed"], row["near"], row["reached"]) == (2, 2, False, 6)
 
 
 async def test_a_connection_is_given_up_after_its_number_of_requests():

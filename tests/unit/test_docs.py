@@ -127,6 +127,7 @@ def test_every_metric_is_listed_with_its_type():
         "roots": [{"digest": "0" * 64, "expires_at": datetime(2030, 1, 1, tzinfo=UTC).isoformat(), "leaving": False}],
         "ca_skew_seconds": 0.5,
         "sent": {"CDS": 1},
+        "limits": [{"source": "a", "upstream": "b", "limit": "max_requests", "allowed": 5, "left": 1, "reached": 0}],
         "dns": {"queries": {"answered": 1}},
     }
     served = re.findall(r"^# TYPE (\S+) (\S+)$", metrics_text(status).decode(), re.MULTILINE)

@@ -88,6 +88,23 @@ def test_without_store_and_agent_both_are_named(env):
     assert [each["about"] for each in found if each["state"] == "bad"] == ["store", "agent"]
 
 
+@pytest.mark.parametrize(
+    ("left", "near", "reached", "words"),
+    [
+        (1, True, 0, "web -> payments: max_requests has 1 of 10 left; beyond it calls are refused with 503"),
+        (10, False, 4, "web -> payments: max_requests of 10 was reached 4 times since Envoy started"),
+    ],
+)
+def test_a_limit_is_warned_of_before_it_bites_and_when_it_has_bitten(left, near, reached, words):
+    row = {"source": "web", "upstream": "payments", "limit": "max_requests", "allowed": 10}
+    found = diagnose(well(agent=AGENT | {"limits": [row | {"left": left, "near": near, "reached": reached}]}))
+    (finding,) = (each for each in found if each.about == "limits")
+    assert (finding.state, finding.what) == ("warning", words)
+    assert "meshagent policy get service payments" in finding.next_step
+    calm = diagnose(well(agent=AGENT | {"limits": [row | {"left": 9, "near": False, "reached": 0}]}))
+    assert not any(each.about == "limits" for each in calm)
+
+
 def test_a_certificate_that_is_not_renewed_in_time_is_bad_before_it_ends():
     svid = {"expires_at": (NOW + timedelta(minutes=15)).isoformat(), "overdue": True}
     facts = Facts(NOW, store=WELL, agent={**AGENT, "svids": {"web": svid}})
