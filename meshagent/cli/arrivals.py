@@ -14,8 +14,9 @@ from typing import Literal
 from meshagent.cli.ways import journey
 from meshagent.model.names import HTTP_PROTOCOLS, Protocol
 from meshagent.model.route import Target
-from meshagent.model.view import Way
+from meshagent.model.view import Outbound, Way
 from meshagent.model.world import World
+from meshagent.policy.carriage import sees_requests
 from meshagent.policy.explain import Outcome, Verdict, explain
 from meshagent.policy.precedence import guard
 from meshagent.policy.request import Request
@@ -71,11 +72,11 @@ def came_of(world: World, source: str, destination: str, request: Request | None
     found = journey(outbound, request)
     if found.undecided:
         names = sorted(_possible(outbound.ways, destination))
-        places = (Arrival(name, None, 0.0, _verdict(world, source, name, None, now)) for name in names)
+        places = (Arrival(name, None, 0.0, _verdict(world, outbound, name, None, now)) for name in names)
         return Came(protocol, None, tuple(places), undecided=True)
     total = sum(target.weight for target, _ in found.targets) or 1
     arrivals = (
-        Arrival(service, target.subset, 100 * target.weight / total, _verdict(world, source, service, sent, now))
+        Arrival(service, target.subset, 100 * target.weight / total, _verdict(world, outbound, service, sent, now))
         for target, sent in found.targets
         for service in (target.service or destination,)
     )
@@ -93,6 +94,6 @@ def _possible(ways: Iterable[Way], destination: str) -> set[str]:
     return found | {destination}
 
 
-def _verdict(world: World, source: str, service: str, request: Request | None, now: datetime) -> Verdict:
+def _verdict(world: World, outbound: Outbound, service: str, request: Request | None, now: datetime) -> Verdict:
     judged = guard(service, protocol_of(world, service), world.mesh, world.intentions, now)
-    return explain(judged, source, request)
+    return explain(judged, outbound.source, request if sees_requests(world, outbound, judged) else None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from meshagent.cli.carriage_checks import carriage_errors
 from meshagent.cli.mesh import Seen, spoken
 from meshagent.cli.reading import Written, finding, name_of
 from meshagent.cli.route_checks import named_services, never_reached, route_errors
@@ -16,7 +17,7 @@ from meshagent.errors import Problem
 from meshagent.model.intention import Intention
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
-from meshagent.model.names import ANY
+from meshagent.model.names import ANY, Protocol
 from meshagent.model.route import Route
 from meshagent.model.service import Instance
 from meshagent.state.changes import Name
@@ -49,12 +50,15 @@ def findings(written: Sequence[Written], deleted: Collection[Name], before: Seen
     """Everything to say of documents that are to be applied, and of names that are to be deleted."""
     documents = {name: stated.thing for name, stated in before.documents.items() if name not in deleted}
     after = documents | {name_of(each): each.document for each in written}
+
+    def speaks(name: str) -> Collection[Protocol]:
+        return spoken(after.get(("service", name)), before.instances, name)
+
     errors = [
         *_mesh_errors(written, before),
         *_l7_errors(written, deleted, after, before.instances),
-        *route_errors(
-            written, deleted, after, lambda name: spoken(after.get(("service", name)), before.instances, name)
-        ),
+        *route_errors(written, deleted, after, speaks),
+        *carriage_errors(written, after, speaks),
     ]
     known = before.services | {name for kind, name in after if kind == "service"}
     unknown = _unknown(written, known) if before.services else ()  # a new mesh knows nobody yet

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import click
 
 from meshagent.cli.applied import NO
+from meshagent.cli.carriages import carriage_of
 from meshagent.cli.mesh import Seen, now_utc
 from meshagent.cli.options import SENT_HEADER, SERVICE, awaited, mesh_options, misuse
 from meshagent.cli.output import Table, say, show, warn
@@ -20,8 +21,10 @@ from meshagent.cli.ways import called as called_of
 from meshagent.model.names import ANY, HTTP_PROTOCOLS
 from meshagent.model.route import Target
 from meshagent.model.service import Instance
+from meshagent.model.view import Outbound
 from meshagent.model.world import Origin
 from meshagent.policy import explain as verdicts
+from meshagent.policy.carriage import sees_requests
 from meshagent.policy.defaults import Setting
 from meshagent.policy.request import Request
 from meshagent.policy.resolve import outbound_of, protocol_of
@@ -130,12 +133,16 @@ async def _answer(
         say(f"{destination} is a tcp service: its proxy sees connections, not requests")
         request = None
     region = region_of(world, source) if region is None else region
-    way = journey(outbound_of(world, source, destination, region), request)
-    judge, arrives, verdict = _judged(seen, source, way, (Target(service=destination), request))
+    outbound = outbound_of(world, source, destination, region)
+    way = journey(outbound, request)
+    judge, arrives, verdict = _judged(seen, outbound, way, (Target(service=destination), request))
     default = _default_origin(seen)
     data = verdict_data(source, destination, request, verdict, default)
     data |= {"protocol": protocol, "revision": seen.revision, "route": way_data(way, destination), "judge": judge}
     lines = [verdict_words(data, verdict.rule, default), way_words(way, destination)]
+    carriage = carriage_of(world, outbound, seen.guard(judge, now_utc()))
+    data |= {"data_path": carriage.data_path}
+    lines.append(carriage.words)
     if (judge, arrives) != (destination, request):
         lines.append(f"  judged   by {judge}" + (f", as {arrives.method} {arrives.path}" if arrives else ""))
     reached = sorted({target.service or "" for target, _ in way.targets})
@@ -146,13 +153,15 @@ async def _answer(
 
 
 def _judged(
-    seen: Seen, source: str, way: Journey, itself: tuple[Target, Request | None]
+    seen: Seen, outbound: Outbound, way: Journey, itself: tuple[Target, Request | None]
 ) -> tuple[str, Request | None, verdicts.Verdict]:
     """Who judges the call, as what, and how: the first target that refuses it, else the first of all."""
     judged = []
     for target, request in way.targets or (itself,):
         name = target.service or ""
-        verdict = verdicts.explain(seen.guard(name, now_utc()), source, request)
+        guard = seen.guard(name, now_utc())
+        looked_at = request if sees_requests(seen.world(), outbound, guard) else None
+        verdict = verdicts.explain(guard, outbound.source, looked_at)
         judged.append((name, request, verdict))
     return next((each for each in judged if not each[2].allowed), judged[0])
 

@@ -116,6 +116,12 @@ def _permissive(written: Written, _: Around) -> Iterator[Problem]:
         yield finding(written, "permissive takes plain text from anybody who can reach the port, unencrypted", "mtls")
 
 
+def _as_bytes(written: Written, _: Around) -> Iterator[Problem]:
+    if isinstance(written.document, Service) and written.document.as_bytes:
+        words = "l4 hands the app whatever an allowed caller writes: it must not believe x-forwarded-client-cert"
+        yield finding(written, words, "data_path")
+
+
 def _needs_requests(written: Written, around: Around) -> Iterator[Problem]:
     service = written.document
     if not isinstance(service, Service):
@@ -144,6 +150,7 @@ CHECKS: Mapping[str, Check] = {
     "L011": lambda written, around: route_lints.nowhere(written, around.seen.instances, around.documents),
     "L012": lambda written, _: route_lints.no_time_to_retry(written),
     "L013": lambda written, _: route_lints.copied_to_itself(written),
+    "L016": _as_bytes,
 }
 
 

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from meshagent.cli.rules import Data, origin_data
-from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.route import RouteRule, Target
 from meshagent.model.service import Instance
 from meshagent.model.view import Outbound, Way
@@ -31,8 +30,7 @@ class Journey:
 def journey(outbound: Outbound, request: Request | None) -> Journey:
     """The way of a request, or of a TCP connection."""
     itself = ((Target(service=outbound.upstream), request),)
-    http = outbound.protocol in HTTP_PROTOCOLS
-    if http and (request is None or isinstance(judged_path(request.path), Malformed)):
+    if outbound.by_request and (request is None or isinstance(judged_path(request.path), Malformed)):
         return Journey(None, itself, undecided=request is None and bool(outbound.ways))
     way = way_of(outbound.ways, request) if request else next(iter(outbound.ways), None)
     if way is None:

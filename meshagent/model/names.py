@@ -24,6 +24,8 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 Protocol = Literal["http", "http2", "grpc", "tcp"]
 HTTP_PROTOCOLS: frozenset[str] = frozenset({"http", "http2", "grpc"})
+DataPath = Literal["l7", "l4"]
+"""How the proxies carry the calls of an HTTP service: as requests (l7), or as bytes that they do not look into (l4)."""
 
 
 class Model(BaseModel):

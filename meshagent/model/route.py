@@ -337,11 +337,17 @@ class RouteRule(Model):
         return self
 
     @property
+    def asked_of_requests(self) -> tuple[str, ...]:
+        """The fields by which it asks for something that a connection does not have."""
+        asked = (name for name in type(self).model_fields if name not in _FOR_TCP)
+        changed = [name for name in asked if getattr(self, name) != type(self).model_fields[name].default]
+        by_target = ["to.headers"] if any(target.headers != Headers() for target in self.to) else []
+        return (*(["match"] if self.match.by_request else []), *by_target, *changed)
+
+    @property
     def for_http_alone(self) -> bool:
         """Whether it asks for something that a TCP connection does not have."""
-        asked = (name for name in type(self).model_fields if name not in _FOR_TCP)
-        changed = any(getattr(self, name) != type(self).model_fields[name].default for name in asked)
-        return self.match.by_request or changed or any(target.headers != Headers() for target in self.to)
+        return bool(self.asked_of_requests)
 
 
 class Route(Model):

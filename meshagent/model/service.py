@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from meshagent.model.names import Address, Duration, Model, Protocol, ServiceName
+from meshagent.model.names import Address, DataPath, Duration, Model, Protocol, ServiceName
 from meshagent.model.traffic import Admission, Traffic
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 MAX_META, MAX_SUBSETS = 64, 64
+_OF_REQUESTS = ("max_requests", "max_requests_per_connection", "idle_timeout")  # of a connection pool
 Subsets = Annotated[
     dict[ServiceName, Annotated[dict[str, str], Field(min_length=1, max_length=MAX_META)]],
     Field(max_length=MAX_SUBSETS),
@@ -21,17 +22,37 @@ Subsets = Annotated[
 
 
 class Service(Traffic, Admission):
-    """How others reach a service. Its protocol, where given, wins over what instances registered."""
+    """How others reach a service. Its protocol, where given, wins over what instances registered.
+
+    `data_path: l4` carries the calls of allowed callers as bytes: cheaper, and without all that is done by request.
+    """
 
     kind: Literal["service"] = "service"
     name: ServiceName
     protocol: Protocol | None = None
     mtls: Literal["strict", "permissive"] = "strict"
+    data_path: DataPath = "l7"
     subsets: Subsets = {}
 
     def subsets_of(self, meta: Mapping[str, str]) -> tuple[str, ...]:
         """The subsets that an instance with this meta belongs to, by name."""
         return tuple(name for name, wanted in sorted(self.subsets.items()) if wanted.items() <= meta.items())
+
+    @property
+    def asked_of_requests(self) -> tuple[tuple[str, str], ...]:
+        """(section, field) of each setting that only a proxy which sees requests carries out; field: "" for all of it."""
+        pool = self.connection_pool.model_fields_set
+        found = [(name, "") for name in ("rate_limit", "adaptive_concurrency") if getattr(self, name) is not None]
+        found += [("load_balancer", "hash_on")] if self.load_balancer.hash_on else []
+        found += [("connection_pool", name) for name in _OF_REQUESTS if name in pool]
+        found += [("timeouts", "request")] if self.timeouts.request else []
+        found += [("tracing", "")] if self.tracing and self.tracing.sampling else []
+        return tuple(found + ([("retry_budget", "")] if self.retry_budget is not None else []))
+
+    @property
+    def as_bytes(self) -> bool:
+        """Whether calls are carried as bytes. Where something is asked of requests as well, that counts for more."""
+        return self.data_path == "l4" and not self.asked_of_requests
 
     @property
     def admission(self) -> Admission:

@@ -66,6 +66,13 @@ class Inbound:
     admission: Admission = ALL_ADMITTED
     access_log: AccessLog | None = None  # None: as the view's
     sampling: float | None = None  # percent of the calls without a trace of which one begins; None: no tracing here
+    data_path: Literal["", "l4"] = ""  # l4: who may make any call at all is also taken as bytes
+
+    @property
+    def byte_chains(self) -> tuple[Chain, ...]:
+        """The sources whose connections are taken as bytes when they ask for it: those of whom no request is judged."""
+        whole = {rule.source for rule in self.guard.rules if rule.action == "allow"}
+        return tuple(chain for chain in self.chains if chain.source in whole) if self.data_path else ()
 
     @property
     def default_open(self) -> bool:
@@ -140,8 +147,14 @@ class Outbound:
     plain_endpoints: tuple[Endpoint, ...] = ()  # of a permissive service: plain text, for who is not in the mesh
     divided: bool = False  # whether the service has subsets
     subset: str = ""
+    data_path: Literal["", "l4"] = ""  # l4: connections of an HTTP upstream are passed on as bytes
     ways: tuple[Way, ...] = ()  # the first that matches a request decides; none: the upstream itself
     beyond: tuple[Outbound, ...] = ()  # what the ways lead to besides the upstream as a whole
+
+    @property
+    def by_request(self) -> bool:
+        """Whether this caller's proxy sees requests on the way there, and not connections alone."""
+        return self.protocol in HTTP_PROTOCOLS and not self.data_path
 
     @property
     def reached(self) -> tuple[Endpoint, ...]:

@@ -18,6 +18,7 @@ from meshagent.model.service import Instance, Upstream
 from meshagent.model.traffic import ALL_ADMITTED, Admission
 from meshagent.model.view import Endpoint, Guard, Inbound, Outbound, ProxyView
 from meshagent.model.world import Local, World
+from meshagent.policy.carriage import carried, data_path
 from meshagent.policy.cuts import chained_sources, next_chains, next_default_cut
 from meshagent.policy.defaults import sampling_of, traffic_of, with_tracing
 from meshagent.policy.precedence import guard, next_expiry
@@ -206,6 +207,7 @@ def _inbound(world: World, local: Local, kept: _Kept, now: datetime) -> Inbound:
         admission=_admission(world, definition.name) if protocol in HTTP_PROTOCOLS else ALL_ADMITTED,
         access_log=stated.thing.access_log if stated else None,
         sampling=sampling_of(world.mesh, stated.thing if stated else None, protocol),
+        data_path=data_path(world.services.get(definition.name), protocol),
     )
 
 
@@ -240,7 +242,7 @@ def _reached(world: World, host: Host, outbound: Outbound, locals_: tuple[Local,
         place = Outbound(outbound.source, service, known, (), local_address="") if known else None
         return _found(world, host, place, locals_) if place else None
 
-    new = with_ways(found, world.routes.get(outbound.upstream), host.region, other)
+    new = carried(with_ways(found, world.routes.get(outbound.upstream), host.region, other))
     return outbound if new == outbound else new
 
 
@@ -248,13 +250,15 @@ def _found(world: World, host: Host, outbound: Outbound, locals_: tuple[Local, .
     """The outbound with how its upstream speaks and its instances."""
     service = outbound.upstream
     stated = world.services.get(service)
+    protocol = protocol_of(world, service, _spoken_here(service, locals_), outbound.protocol)
     return replace(
         outbound,
-        protocol=protocol_of(world, service, _spoken_here(service, locals_), outbound.protocol),
+        protocol=protocol,
         endpoints=_endpoints(world, host, service, locals_),
         plain_endpoints=_plain_endpoints(world, service),
         traffic=traffic_of(world.mesh, stated.thing if stated else None),
         divided=bool(stated and stated.thing.subsets),
+        data_path=data_path(stated, protocol),
     )
 
 

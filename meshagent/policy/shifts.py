@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meshagent.model.matching import RouteMatch
-from meshagent.model.names import ANY, HTTP_PROTOCOLS
+from meshagent.model.names import ANY
 from meshagent.model.view import Way
 from meshagent.model.world import World
 from meshagent.policy.covers import covers_route
@@ -81,7 +81,7 @@ def _of_caller(source: str, region: str, destination: str, before: World, after:
     caller = "" if source == ANY else source
     outbounds = [outbound_of(world, caller, destination, region) for world in (before, after)]
     old, new = (outbound.ways for outbound in outbounds)
-    tcp = outbounds[1].protocol not in HTTP_PROTOCOLS
+    tcp = not outbounds[1].by_request
     kinds = dict.fromkeys((*(_asked(way) for way in (*new, *old)), _EVERYTHING))
     found = [
         Shift(source, region, destination, kind, _shares(old, kind, destination), _shares(new, kind, destination))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from envoy.config.core.v3.config_source_pb2 import ExtensionConfigSource
 from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
@@ -11,17 +13,17 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import UpstreamConnectMode
 
 from meshagent.model.names import HTTP_PROTOCOLS
-from meshagent.model.view import Inbound, ProxyView
+from meshagent.model.view import Chain, Inbound, ProxyView
 from meshagent.translate.accesslog import access_log
 from meshagent.translate.admission import add_limit, admission_filters
 from meshagent.translate.clusters import app_cluster_name
 from meshagent.translate.connection import explain_limits, inbound_manager
 from meshagent.translate.natives import Natives, natives
-from meshagent.translate.rbac import deny_all, plain_rbac_name, rbac_name
+from meshagent.translate.rbac import bytes_rbac_name, deny_all, plain_rbac_name, rbac_name
 from meshagent.translate.retries import UNREACHED, safe_retries
 from meshagent.translate.settings import Settings, from_ads, pack
 from meshagent.translate.tcp import NOWHERE, tcp_forward
-from meshagent.translate.tls import accept_from, accept_native, server_name
+from meshagent.translate.tls import BYTES, accept_from, accept_native, server_name
 from meshagent.translate.tracing import trace
 
 _EARLY_BYTES = 65536  # kept while the app is being connected to
@@ -50,6 +52,8 @@ def inbound_listener(members: tuple[Inbound, ...], view: ProxyView, settings: Se
     for inbound in members:
         for chain in inbound.chains:
             _mtls_chain(listener.filter_chains.add(), inbound, chain.source, chain.cut, view, settings)
+        for chain in inbound.byte_chains:
+            _bytes_chain(listener.filter_chains.add(), inbound, chain, view, settings)
         for source in inbound.shut_out:
             _mtls_chain(listener.filter_chains.add(), inbound, source, 0, view, settings)
         _mtls_chain(listener.filter_chains.add(), inbound, None, inbound.default_cut, view, settings)
@@ -104,6 +108,18 @@ def _mtls_chain(
     _filters(chain, inbound, rbac_name(inbound.service), view, settings, closed=closed)
 
 
+def _bytes_chain(chain: FilterChain, inbound: Inbound, allowed: Chain, view: ProxyView, settings: Settings) -> None:
+    """Beside the source's chain for requests, for callers' proxies that offer to pass bytes on. No other has this name."""
+    chain.name = f"{inbound.service}/{allowed.source}/l4"
+    chain.filter_chain_match.server_names.append(server_name(allowed.source, inbound.service, view.trust_domain))
+    chain.filter_chain_match.application_protocols.append(BYTES)
+    if allowed.cut:
+        chain.metadata.filter_metadata["meshagent"].fields["cut"].number_value = allowed.cut
+    accept_from(chain.transport_socket, inbound.service, view.domains, allowed.source, (BYTES,))
+    longest = settings.longest_connection  # as for requests: it does not outlive the certificate that it was made with
+    _bytes_filters(chain, inbound, bytes_rbac_name(inbound.service), view, settings, longest=longest)
+
+
 def _native_chain(chain: FilterChain, inbound: Inbound, callers: Natives, view: ProxyView, settings: Settings) -> None:
     """Without a server name: what no other chain matches comes here."""
     chain.name = f"{inbound.service}/native"
@@ -134,11 +150,27 @@ def _filters(
             _route_to_app(manager.route_config, inbound)
         pack(chain.filters.add(name="envoy.filters.network.http_connection_manager").typed_config, manager)
         return
+    _bytes_filters(chain, inbound, rbac, view, settings, closed=closed)
+
+
+def _bytes_filters(
+    chain: FilterChain,
+    inbound: Inbound,
+    rbac: str,
+    view: ProxyView,
+    settings: Settings,
+    *,
+    closed: bool = False,
+    longest: timedelta | None = None,
+) -> None:
     guard = chain.filters.add(name=rbac)
-    _by_ecds(guard.config_discovery, inbound.protocol)
+    _by_ecds(guard.config_discovery, "tcp")
     proxy = tcp_forward(inbound_stat_prefix(inbound), NOWHERE if closed else app_cluster_name(inbound))
     proxy.upstream_connect_mode = UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE  # a stranger costs the app nothing
     proxy.max_early_data_bytes.value = _EARLY_BYTES
+    log = inbound.access_log or view.access_log
+    if longest is not None:
+        proxy.max_downstream_connection_duration.FromTimedelta(longest)
     if log.only != "none":
         access_log(proxy.access_log.add(), log, settings, http=False, service=inbound.service, side="inbound")
     pack(chain.filters.add(name="envoy.filters.network.tcp_proxy").typed_config, proxy)

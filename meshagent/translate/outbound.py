@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.network.set_filter_state.v3.set_filter_state_pb2 import Config as FilterState
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 
-from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Outbound, ProxyView
 from meshagent.translate.clusters import upstream_name
 from meshagent.translate.connection import outbound_manager
 from meshagent.translate.settings import Settings, from_ads, pack
+from meshagent.translate.tls import BYTES
 
 
 def outbound_listener_name(outbound: Outbound) -> str:
@@ -28,13 +30,23 @@ def outbound_listener(outbound: Outbound, view: ProxyView, settings: Settings) -
         listener.address.socket_address.address = outbound.local_address
         listener.address.socket_address.port_value = outbound.local_port
     chain = listener.filter_chains.add()
-    if outbound.protocol in HTTP_PROTOCOLS:
+    if outbound.by_request:
         manager = outbound_manager(outbound, view, settings)
         manager.rds.route_config_name = upstream_name(outbound)
         from_ads(manager.rds.config_source)
         pack(chain.filters.add(name="envoy.filters.network.http_connection_manager").typed_config, manager)
     else:
+        if outbound.data_path:
+            _offer_bytes(chain)
         discovery = chain.filters.add(name=upstream_name(outbound)).config_discovery
         from_ads(discovery.config_source)
         discovery.type_urls.append(f"type.googleapis.com/{TcpProxy.DESCRIPTOR.full_name}")
     return listener
+
+
+def _offer_bytes(chain: FilterChain) -> None:
+    """The cluster stays as it is for requests: this alone makes its connections offer another protocol (measured)."""
+    state = FilterState()
+    offer = state.on_new_connection.add(object_key="envoy.network.application_protocols")
+    offer.format_string.text_format_source.inline_string = BYTES
+    pack(chain.filters.add(name="envoy.filters.network.set_filter_state").typed_config, state)

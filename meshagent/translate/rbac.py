@@ -16,7 +16,7 @@ from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameM
 
 from meshagent.model.identity import Domains
 from meshagent.model.intention import Permission
-from meshagent.model.names import HTTP_PROTOCOLS
+from meshagent.model.names import ANY, HTTP_PROTOCOLS
 from meshagent.model.view import Guard, Inbound, Rule
 from meshagent.translate.matchers import request_permission
 from meshagent.translate.settings import pack
@@ -30,6 +30,22 @@ def rbac_name(service: str) -> str:
 def plain_rbac_name(service: str) -> str:
     """The ECDS name of a service's RBAC filter on its plain-text port."""
     return f"rbac-plain/{service}"
+
+
+def bytes_rbac_name(service: str) -> str:
+    """The ECDS name of the RBAC filter for connections of an HTTP service that are taken as bytes."""
+    return f"rbac-l4/{service}"
+
+
+def bytes_rbac_filter(inbound: Inbound, domains: Domains) -> TypedExtensionConfig:
+    """Only who may make any call at all. Where permissions decide by request, no request is seen here."""
+    config = TypedExtensionConfig(name=bytes_rbac_name(inbound.service))
+    rules = Rules(action=Rules.ALLOW)
+    for rule in inbound.guard.rules:
+        if rule.action == "allow" and rule.source != ANY:
+            _add(rules, rule, _caller(domains.ids(rule.source)))
+    pack(config.typed_config, filter_config("tcp", rules))
+    return config
 
 
 def rbac_filter(inbound: Inbound, domains: Domains, *, plain: bool = False) -> TypedExtensionConfig:

@@ -34,7 +34,7 @@ from meshagent.translate.inbound import (
 )
 from meshagent.translate.natives import natives
 from meshagent.translate.outbound import outbound_listener, outbound_listener_name
-from meshagent.translate.rbac import plain_rbac_name, rbac_filter, rbac_name
+from meshagent.translate.rbac import bytes_rbac_filter, bytes_rbac_name, plain_rbac_name, rbac_filter, rbac_name
 from meshagent.translate.routes import outbound_proxy, outbound_routes
 from meshagent.translate.secrets import roots_secret, svid_name, svid_secret
 from meshagent.translate.settings import ROOTS, Settings
@@ -144,14 +144,14 @@ def _listened(inbound: Inbound) -> Hashable:
     filters = (inbound.admission.rate_limit is not None, inbound.admission.adaptive_concurrency)
     seen = (inbound.access_log, inbound.sampling)
     fixed = (inbound.service, inbound.instance, inbound.protocol, *filters, *seen)
-    return (*fixed, inbound.chains, inbound.default_cut, closed, inbound.shut_out)
+    return (*fixed, inbound.chains, inbound.byte_chains, inbound.default_cut, closed, inbound.shut_out)
 
 
 def _add_rules(memo: _Memo, view: ProxyView) -> None:
     """One filter for all instances of a service: they have the same guard."""
     for service, inbound in {inbound.service: inbound for inbound in view.inbounds}.items():
         plain = any(each.plain_port for each in view.inbounds if each.service == service)
-        cause = (inbound.guard, inbound.protocol, plain, inbound.admission)
+        cause = (inbound.guard, inbound.protocol, plain, inbound.admission, inbound.data_path)
         memo.add(("rules", service), cause, partial(_rules, inbound, view, plain))
 
 
@@ -163,6 +163,8 @@ def _rules(inbound: Inbound, view: ProxyView, plain: bool) -> _Named:
     yield ECDS, rbac_name(inbound.service), rbac_filter(inbound, view.domains)
     if plain:
         yield ECDS, plain_rbac_name(inbound.service), rbac_filter(inbound, view.domains, plain=True)
+    if inbound.data_path:
+        yield ECDS, bytes_rbac_name(inbound.service), bytes_rbac_filter(inbound, view.domains)
     if config := concurrency_config(inbound):
         yield ECDS, config.name, config
 

@@ -43,8 +43,8 @@ _REDIRECTS = {
 
 
 def outbound_routes(outbound: Outbound) -> RouteConfiguration | None:
-    """The routes of an HTTP upstream: its ways in order, and behind them the upstream itself; None for TCP."""
-    if outbound.protocol not in HTTP_PROTOCOLS:
+    """The routes of requests: its ways in order, and behind them the upstream itself; None where only bytes are seen."""
+    if not outbound.by_request:
         return None
     routes = RouteConfiguration(name=upstream_name(outbound))
     routes.response_headers_to_remove.append(UNREACHED)  # it is said among proxies
@@ -58,10 +58,11 @@ def outbound_routes(outbound: Outbound) -> RouteConfiguration | None:
 
 
 def outbound_proxy(outbound: Outbound, view: ProxyView, settings: Settings) -> TypedExtensionConfig:
-    """What a TCP upstream's connections do. A change is for new connections; those that are open go on."""
+    """What connections do of which only bytes are seen. A change is for new ones; those that are open go on."""
     prefix = f"out.{outbound.source}.{outbound.upstream}"
     way = outbound.ways[0] if outbound.ways else None
-    places = tuple(_weighed((way.to or (_ITSELF,)) if way else (_ITSELF,), outbound))
+    weighed = _weighed((way.to or (_ITSELF,)) if way else (_ITSELF,), outbound)
+    places = tuple(each for each in weighed if each.weight)
     if way and way.nowhere:
         proxy = tcp_forward(prefix, NOWHERE)
     elif len(places) == 1:

@@ -14,6 +14,8 @@ from meshagent.model.identity import Domains
 from meshagent.translate.secrets import svid_name
 from meshagent.translate.settings import ROOTS, from_ads, pack
 
+BYTES = "meshagent-l4"  # ALPN: the bytes are passed on as they are
+
 
 def server_name(source: str, destination: str, trust_domain: str) -> str:
     """The SNI by which a caller's sidecar says who calls whom; the certificate must agree."""

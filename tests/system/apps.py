@@ -112,14 +112,14 @@ class Caller:
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send(self, raw: bytes, timeout: float = 5.0) -> Answer:
         """Send bytes and read one answer."""
         async with asyncio.timeout(timeout):
-            if self._streams is None:
-                self._streams = await asyncio.open_connection("127.0.0.1", self.port)
-            reader, writer = self._streams
+            if self.streams is None:
+                self.streams = await asyncio.open_connection("127.0.0.1", self.port)
+            reader, writer = self.streams
             writer.write(raw)
             await writer.drain()
             return await read_answer(reader)
@@ -130,9 +130,9 @@ class Caller:
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
-        if self._streams:
-            self._streams[1].close()
-            self._streams = None
+        if self.streams:
+            self.streams[1].close()
+            self.streams = None
 
 
 async def read_answer(reader: asyncio.StreamReader) -> Answer:

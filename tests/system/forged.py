@@ -105,13 +105,13 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def context(identity: Identity | None, alpn: str = "http/1.1") -> ssl.SSLContext:
-    """TLS 1.3 as a sidecar speaks it, believing any server."""
+    """TLS 1.3 as a sidecar speaks it, believing any server. `alpn`: what is offered, with commas between."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.check_hostname = False
     made.verify_mode = ssl.CERT_NONE
     made.minimum_version = ssl.TLSVersion.TLSv1_3
     if alpn:
-        made.set_alpn_protocols([alpn])
+        made.set_alpn_protocols(alpn.split(","))
     if identity:
         made.load_cert_chain(identity.path)
     return made

@@ -66,6 +66,7 @@ CASES = {
         4,
         ROUTE + "- mirror: [{service: shadow, percent: 10}]\n",
     ),
+    "L016": ("kind: service\nname: payments\ndata_path: l4\n", 3, "kind: service\nname: payments\ndata_path: l7\n"),
 }
 
 

@@ -64,6 +64,7 @@ services = st.none() | st.tuples(
     st.sampled_from(("http", "tcp", None)),
     st.sampled_from(("strict", "permissive", "permissive")),
     st.sampled_from(({}, {"v1": {"version": "v1"}, "v2": {"version": "v2"}})),
+    st.sampled_from(("l7", "l4")),
 )
 targets = st.builds(
     Target,
@@ -94,7 +95,8 @@ def changes(draw):
         return lambda world: replace(world, instances={**world.instances, name: found})
     if kind == "service":
         said = draw(services)
-        held = {name: Stated(Service(name=name, protocol=said[0], mtls=said[1], subsets=said[2]))} if said else {}
+        fields = dict(zip(("protocol", "mtls", "subsets", "data_path"), said or (), strict=False))
+        held = {name: Stated(Service(name=name, **fields))} if said else {}
         return lambda world: replace(world, services={k: v for k, v in world.services.items() if k != name} | held)
     if kind == "route":
         route = Stated(Route(name=name, rules=tuple(draw(st.lists(rules, max_size=2)))))
