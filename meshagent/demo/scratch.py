@@ -38,48 +38,51 @@ api: unix://{directory}/run/agent.sock
 data_dir: {directory}/data
 runtime_dir: {directory}/run
 services_dir: {directory}/services.d
-host: {{name: {name}, address: 127.0.0.1, region: {region}}}
+host: {{name: {name}, address: 127.0.0.1, region: {region}, zone: {zone}}}
 ca: {{provider: builtin, path: {ca}}}
 envoy: {{drain: 10ms}}
 metrics: none
 inbound_port: {port}
 """
 
+Place = tuple[str, str]
+"""Where a host stands: region and zone."""
+
 
 @dataclass(slots=True)
 class ScratchMesh:
-    """The mesh. `hosts`: the directory of each host's agent, by region."""
+    """The mesh. `hosts`: the directory of each host's agent, by where it stands."""
 
     directory: Path
     store: Store
     keys: Keys
-    hosts: dict[str, Path] = field(default_factory=dict)
+    hosts: dict[Place, Path] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
 
-    async def up(self, region: str, definition: ServiceDefinition) -> None:
-        """Register a service on the host of a region; its listeners are up when this returns. EnvoyFailed, PortInUse."""
-        await self._client(region).up(definition, _PATIENCE_SECONDS)
+    async def up(self, place: Place, definition: ServiceDefinition) -> None:
+        """Register a service on the host at a place; its listeners are up when this returns. EnvoyFailed, PortInUse."""
+        await self._client(place).up(definition, _PATIENCE_SECONDS)
 
     async def apply(self, documents: Mapping[Name, Stated[Document]], by: Author) -> None:
         """Put documents in force everywhere. Raises EnvoyFailed when an Envoy does not apply them."""
         applied = await change(self.store, self.keys, lambda _: dict(documents), by)
-        for region in self.hosts:
-            client = self._client(region)
+        for place in self.hosts:
+            client = self._client(place)
 
             async def in_force(client: AgentClient = client) -> bool:
                 return bool((await client.status()).get("applied_revision", 0) >= applied.revision)
 
             await self.until(in_force, "Envoy did not apply the documents")
 
-    def admin(self, region: str) -> AdminClient:
-        """The Envoy of a region's host."""
-        return AdminClient(self.hosts[region] / "run/admin.sock")
+    def admin(self, place: Place) -> AdminClient:
+        """The Envoy of the host at a place."""
+        return AdminClient(self.hosts[place] / "run/admin.sock")
 
     async def stats(self, pattern: str) -> dict[str, int]:
         """Envoy's counters and gauges of these names, summed over all hosts."""
         found: dict[str, int] = {}
-        for region in self.hosts:
-            for name, value in (await self.admin(region).stats(pattern)).items():
+        for place in self.hosts:
+            for name, value in (await self.admin(place).stats(pattern)).items():
                 found[name] = found.get(name, 0) + value
         return found
 
@@ -91,16 +94,16 @@ class ScratchMesh:
                 raise EnvoyFailed(f"{failed}:\n{self._last_words()}", next_step="run `meshagent agent` to see why")
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
-    def _client(self, region: str) -> AgentClient:
-        return AgentClient(f"unix://{self.hosts[region]}/run/agent.sock")
+    def _client(self, place: Place) -> AgentClient:
+        return AgentClient(f"unix://{self.hosts[place]}/run/agent.sock")
 
     def _last_words(self) -> str:
         return "\n".join(last_words(directory / "agent.log") for directory in self.hosts.values())
 
 
 @asynccontextmanager
-async def scratch_mesh(mesh: Mesh, regions: Sequence[str], by: Author) -> AsyncIterator[ScratchMesh]:
-    """A running mesh with this document and a host in each region; removed with the block, also on SIGTERM and SIGHUP.
+async def scratch_mesh(mesh: Mesh, places: Sequence[Place], by: Author) -> AsyncIterator[ScratchMesh]:
+    """A running mesh with this document and a host at each place; removed with the block, also on SIGTERM and SIGHUP.
 
     Nothing of any other mesh is read or touched. Raises EnvoyFailed when an agent does not start. Belongs to the main
     thread, as signals do.
@@ -112,7 +115,7 @@ async def scratch_mesh(mesh: Mesh, regions: Sequence[str], by: Author) -> AsyncI
             made = ScratchMesh(directory, await open_store(f"sqlite://{directory}/mesh.db"), Keys())
             try:
                 await _found(made, mesh, by)
-                await _start(made, regions)
+                await _start(made, places)
                 yield made
             finally:
                 end(made.processes, made.hosts.values())
@@ -134,10 +137,10 @@ async def _found(made: ScratchMesh, mesh: Mesh, by: Author) -> None:
     await lay_foundation(made.store, made.keys, mesh, await authority.bundle(), by)
 
 
-async def _start(made: ScratchMesh, regions: Sequence[str]) -> None:
+async def _start(made: ScratchMesh, places: Sequence[Place]) -> None:
     """The agents, which answer when this returns."""
-    ports = free_ports(len(regions), _PORTS_APART)
-    for number, region in enumerate(regions):
+    ports = free_ports(len(places), _PORTS_APART)
+    for number, (region, zone) in enumerate(places):
         directory = made.directory / f"host-{number}"
         directory.mkdir()
         (directory / "agent.yaml").write_text(
@@ -146,11 +149,12 @@ async def _start(made: ScratchMesh, regions: Sequence[str]) -> None:
                 directory=directory,
                 name=f"host-{number}",
                 region=json.dumps(region),
+                zone=json.dumps(zone),
                 ca=made.directory / "ca",
                 port=ports[number],
             )
         )
-        made.hosts[region] = directory
+        made.hosts[region, zone] = directory
         made.processes.append(spawn(directory / "agent.log", "agent", "--config", str(directory / "agent.yaml")))
 
     async def up() -> bool:

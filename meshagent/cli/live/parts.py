@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from meshagent.cli.cases import Case, Cases
+from meshagent.demo.scratch import Place
 from meshagent.model.names import HTTP_PROTOCOLS, Protocol
 from meshagent.model.world import World
 from meshagent.policy.resolve import known_protocol
+
+NOWHERE: Place = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,7 @@ class Part:
 
     service: str
     id: str
-    region: str
+    place: Place
     protocol: Protocol
     meta: Mapping[str, str] = field(default_factory=dict)
     passing: bool = True
@@ -29,9 +33,10 @@ class Part:
         return f"{self.service}/{self.id}"
 
 
-def caller_of(case: Case, cases: Cases) -> tuple[str, str]:
-    """(service, region) of a case's caller."""
-    return case.source, case.region or cases.region(case.source)
+def caller_of(case: Case, cases: Cases) -> tuple[str, Place]:
+    """A case's caller, and where it stands."""
+    zone = next((each.zone for each in cases.instances() if each.service == case.source and each.zone), "")
+    return case.source, (case.region or cases.region(case.source), zone)
 
 
 def spoken(world: World, service: str, registered: Protocol | None = None) -> Protocol:
@@ -47,41 +52,37 @@ def speaks_http(world: World, service: str) -> bool:
 def parts_of(cases: Cases, world: World) -> tuple[Part, ...]:
     """The catalog of a file of cases, an instance of each called service that it does not have, and the callers."""
     found = [*_listed(cases, world), *_unlisted(cases, world)]
-    for (service, region), calls in _callers(cases).items():
-        place = next((n for n, each in enumerate(found) if (each.service, each.region) == (service, region)), None)
-        if place is None:
+    for (service, place), calls in _callers(cases).items():
+        held = next((n for n, each in enumerate(found) if (each.service, each.place) == (service, place)), None)
+        if held is None:
             number = sum(each.service == service for each in found)
             protocol = spoken(world, service)
-            found.append(Part(service, f"{service[:50]}-{number}", region, protocol, {}, passing=False, calls=calls))
+            found.append(Part(service, f"{service[:50]}-{number}", place, protocol, {}, passing=False, calls=calls))
         else:
-            found[place] = replace(found[place], calls=calls)
+            found[held] = replace(found[held], calls=calls)
     return tuple(found)
 
 
 def _listed(cases: Cases, world: World) -> Iterator[Part]:
     """Without those that drain: nobody is told of them."""
-    for service in cases.services:
-        kept = (each for each in service.instances if each.health != "draining")
-        for number, each in enumerate(kept):
-            yield Part(
-                service.name,
-                f"{service.name[:50]}-{number}",
-                service.region or "",
-                spoken(world, service.name, service.protocol),
-                each.meta,
-                each.health == "passing",
-            )
+    count: Counter[str] = Counter()
+    for each in cases.instances():
+        if each.health != "draining":
+            name = f"{each.service[:50]}-{count[each.service]}"
+            protocol = spoken(world, each.service, each.protocol)
+            yield Part(each.service, name, (each.region, each.zone), protocol, each.meta, each.health == "passing")
+            count[each.service] += 1
 
 
 def _unlisted(cases: Cases, world: World) -> Iterator[Part]:
     """A refusal has to be seen somewhere."""
     listed = {service.name for service in cases.services}
     for name in dict.fromkeys(case.destination for case in cases.cases if case.destination not in listed):
-        yield Part(name, f"{name[:50]}-0", "", spoken(world, name))
+        yield Part(name, f"{name[:50]}-0", NOWHERE, spoken(world, name))
 
 
-def _callers(cases: Cases) -> dict[tuple[str, str], tuple[str, ...]]:
-    calls: dict[tuple[str, str], dict[str, None]] = {}
+def _callers(cases: Cases) -> dict[tuple[str, Place], tuple[str, ...]]:
+    calls: dict[tuple[str, Place], dict[str, None]] = {}
     for case in cases.cases:
         calls.setdefault(caller_of(case, cases), {})[case.destination] = None
     return {caller: tuple(called) for caller, called in calls.items()}

@@ -18,6 +18,7 @@ from meshagent.cli.live.marks import Place, marked
 from meshagent.cli.live.parts import Part, caller_of, parts_of, speaks_http
 from meshagent.cli.live.sightings import TELLING, Scene, Sighting, of_answer, of_line
 from meshagent.demo.answering import Apps
+from meshagent.demo.scratch import Place as HostPlace
 from meshagent.demo.scratch import ScratchMesh, scratch_mesh
 from meshagent.documents.decode import Located
 from meshagent.model.kinds import Document
@@ -56,7 +57,7 @@ class _Stage:
     cases: Cases
     world: World
     scenes: Mapping[str, Scene]
-    callers: dict[tuple[str, str, str], Caller] = field(default_factory=dict)  # by service, region and destination
+    callers: dict[tuple[str, HostPlace, str], Caller] = field(default_factory=dict)  # by service, place and destination
 
 
 async def tried(
@@ -76,8 +77,8 @@ async def _staged(
     parts = parts_of(cases, world)
     async with Apps() as apps:
         ports = await apps.start({part.name: part.protocol for part in parts})
-        regions = tuple(dict.fromkeys(part.region for part in parts))
-        async with scratch_mesh(world.mesh, regions, by) as mesh:
+        places = tuple(dict.fromkeys(part.place for part in parts))
+        async with scratch_mesh(world.mesh, places, by) as mesh:
             stage = _Stage(mesh, cases, world, _scenes(parts, world))
             await asyncio.gather(*(_up(stage, part, ports[part.name]) for part in parts))
             await mesh.until(lambda: _known(mesh, parts, world), "callers do not know all instances")
@@ -110,7 +111,7 @@ async def _up(stage: _Stage, part: Part, port: int) -> None:
     upstreams = []
     for destination in part.calls:
         socket = stage.mesh.directory / f"up-{len(stage.callers)}.sock"
-        stage.callers[part.service, part.region, destination] = Caller(socket)
+        stage.callers[part.service, part.place, destination] = Caller(socket)
         upstreams.append(Upstream(service=destination, local_socket=str(socket)))
     definition = ServiceDefinition(
         name=part.service,
@@ -121,14 +122,14 @@ async def _up(stage: _Stage, part: Part, port: int) -> None:
         checks=() if part.passing else _NEVER_FED,
         upstreams=tuple(upstreams),
     )
-    await stage.mesh.up(part.region, definition)
+    await stage.mesh.up(part.place, definition)
 
 
 async def _known(mesh: ScratchMesh, parts: Sequence[Part], world: World) -> bool:
     """Whether each Envoy that calls a service has all instances of it, as healthy as they are said to be."""
-    for region in mesh.hosts:
-        told = await mesh.admin(region).stats(r"^cluster\.out/.*\.membership_(healthy|total)$")
-        for part in (each for each in parts if each.region == region):
+    for place in mesh.hosts:
+        told = await mesh.admin(place).stats(r"^cluster\.out/.*\.membership_(healthy|total)$")
+        for part in (each for each in parts if each.place == place):
             for name in part.calls:
                 checked = name in world.services and world.services[name].thing.health_check is not None
                 there = [each for each in parts if each.service == name]
@@ -144,7 +145,7 @@ async def _tried(stage: _Stage, offline: Judged, now: datetime) -> Tried:
     case = offline.case
     if any(miss.field == "request" for miss in offline.misses):
         return Tried(offline, untold=("request",))
-    source, region = caller_of(case, stage.cases)
+    source, (region, _) = caller_of(case, stage.cases)
     request = case.request.sent if case.request else None
     came = came_of(stage.world, source, case.destination, request, region, now)
     seen = await _seen(stage, case, came)

@@ -80,13 +80,13 @@ cases:
     )
     ledger = Stated(Service(name="ledger", protocol="tcp"))
     parts = parts_of(cases, World(1, Mesh(), {}, {"ledger": ledger}, {}))
-    assert [(each.name, each.region, each.protocol, each.passing, each.calls) for each in parts] == [
-        ("web/web-0", "eu", "http", True, ("payments", "ledger")),
-        ("payments/payments-0", "", "http", True, ()),
-        ("payments/payments-1", "", "http", False, ()),
-        ("ledger/ledger-0", "", "tcp", True, ()),
-        ("web/web-1", "us", "http", False, ("payments",)),
-        ("batch/batch-0", "", "http", False, ("payments",)),
+    assert [(each.name, each.place, each.protocol, each.passing, each.calls) for each in parts] == [
+        ("web/web-0", ("eu", ""), "http", True, ("payments", "ledger")),
+        ("payments/payments-0", ("", ""), "http", True, ()),
+        ("payments/payments-1", ("", ""), "http", False, ()),
+        ("ledger/ledger-0", ("", ""), "tcp", True, ()),
+        ("web/web-1", ("us", ""), "http", False, ("payments",)),
+        ("batch/batch-0", ("", ""), "http", False, ("payments",)),
     ]
     assert parts[1].meta == {"version": "v1"}
 
