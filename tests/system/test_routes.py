@@ -231,6 +231,22 @@ async def test_a_route_and_a_weight_change_under_load_fail_nothing_and_drain_not
         assert shop.seen("ledger")
 
 
+async def test_a_stream_ends_when_its_time_is_over_though_it_moves():
+    async with routed() as shop:
+        await shop.route({"match": {"path_prefix": "/stream"}, "max_stream_duration": "600ms"})
+        async with Stream(shop.web) as stream:
+            began, answer = time.monotonic(), asyncio.create_task(read_answer(stream._reader))
+            while not answer.done() and time.monotonic() < began + 5:
+                stream._writer.write(b"1\r\na\r\n")
+                await asyncio.sleep(0.05)
+            assert (await answer).status in (408, 504)
+            assert 0.5 < time.monotonic() - began < 4
+        await shop.route({"match": {"path_prefix": "/stream"}})
+        async with Stream(shop.web) as stream:
+            await asyncio.sleep(1.0)
+            assert await stream.goes_on()
+
+
 def listener_changes(shop):
     """How often any listener was changed."""
     return shop.agent.admin("/stats?filter=listener_manager.*(modified|in_place|added|removed)").decode()
@@ -285,6 +301,12 @@ async def test_connections_of_a_tcp_service_are_split_and_a_change_leaves_those_
         await asyncio.sleep(2.5)  # longer than any drain
         writer.write(b"still")
         assert await reader.read(10) == b"still" and first in (b"v1", b"ledger")
+        writer.close()
+        await shop.route({"to": [{"subset": "v2"}], "idle_timeout": "500ms"})
+        reader, writer = await asyncio.open_connection("127.0.0.1", shop.web)
+        began = time.monotonic()
+        assert await asyncio.wait_for(reader.read(), 5) == b"v2"  # and the end, since nothing moves
+        assert 0.4 < time.monotonic() - began < 4
         writer.close()
 
 

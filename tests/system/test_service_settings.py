@@ -139,6 +139,24 @@ async def test_an_instance_that_fails_is_left_out_and_comes_back():
             await asyncio.sleep(0.1)
 
 
+async def test_an_instance_of_which_too_large_a_share_fails_is_left_out_though_it_also_answers():
+    asked = {"consecutive_5xx": 0, "failure_percentage": 30, "interval": "3s", "base_ejection_time": "20s"}
+    async with shop(outlier_detection=asked) as (_, _, apps, local):
+        failing = asyncio.create_task(every_other_time(apps[1]))
+        until = time.monotonic() + 30
+        while "p1" in await who(local, 60):  # Envoy judges an interval in which each was asked 20 times
+            assert time.monotonic() < until
+        failing.cancel()
+        assert set(await who(local, 30)) == {"p0", "p2"}
+
+
+async def every_other_time(app):
+    """It fails and answers in turns of five milliseconds, so no number of failures in a row is sure."""
+    while True:
+        app.status = 700 - app.status
+        await asyncio.sleep(0.005)
+
+
 async def test_proxies_check_instances_themselves_where_they_are_asked_to():
     check = {"http": "/healthz", "interval": "100ms", "timeout": "500ms", "unhealthy_threshold": 2}
     async with shop(health_check=check) as (_, _, apps, local):
