@@ -1,6 +1,6 @@
 """The DNS listener of this host: UDP and TCP on one loopback address. What is answered is decided in `host/zone.py`.
 
-The library for the wire format is imported when it starts: a host without DNS does not pay for it.
+The library for the wire format is imported at the first query: a host without any does not pay for it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Responder:
         self._names: frozenset[str] | None = None
         self._zone: Zone | None = None
         self._kept: dict[tuple[bytes, bool], Reply] = {}
-        self._connections = 0
+        self._talking: set[asyncio.StreamWriter] = set()
         self._clock = clock
         self._allowance = Allowance(QUERIES_A_SECOND, clock())
 
@@ -126,7 +126,13 @@ class Responder:
             streams = stack.enter_context(socket.create_server((host, port), family=family))
             server = await asyncio.start_server(self._converse, sock=streams, limit=LARGEST)
             stack.callback(server.close)
+            stack.callback(self._hang_up)
             yield
+
+    def _hang_up(self) -> None:
+        """End the conversations that are under way, by their connections: asyncio complains of tasks that are cancelled."""
+        for writer in self._talking:
+            writer.transport.abort()
 
     def reply(self, packet: bytes, *, tcp: bool) -> bytes | None:
         """The answer to a packet; None: none is sent.
@@ -169,9 +175,12 @@ class Responder:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer what comes over one connection, in its order, until it is idle or says what cannot be answered."""
-        self._connections += 1
+        if len(self._talking) >= _MOST_CONNECTIONS:
+            writer.close()
+            return
+        self._talking.add(writer)
         try:
-            while self._connections <= _MOST_CONNECTIONS:
+            while True:
                 async with asyncio.timeout(_IDLE_SECONDS):
                     size = int.from_bytes(await reader.readexactly(2))
                     given = self.reply(await reader.readexactly(size), tcp=True)
@@ -182,7 +191,7 @@ class Responder:
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
-            self._connections -= 1
+            self._talking.discard(writer)
             if writer.transport.get_write_buffer_size():
                 writer.transport.abort()  # to a reader that takes nothing away, closing would not end
             writer.close()

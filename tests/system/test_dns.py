@@ -200,10 +200,14 @@ async def test_connections_are_answered_in_their_order_end_when_idle_and_are_bou
         assert await reader.read() == b""
     for _, other in (*idle, (reader, writer)):
         other.close()
-    await eventually(lambda: mine._connections == 0, 5)
+    await eventually(lambda: not mine._talking, 5)
     assert await ask(port, NAME, tcp=True) == ("NOERROR", [IPV4])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await eventually(lambda: mine._talking, 5)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+    await eventually(lambda: not mine._talking, 5)
+    assert await reader.read() == b""
 
 
 # --- through a resolver, as applications do

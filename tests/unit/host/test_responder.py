@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import dns.message
 import pytest
 
@@ -83,6 +86,11 @@ def test_names_that_share_an_address_are_a_problem_and_no_others_are():
 @pytest.mark.parametrize(("address", "said"), [(("127.0.0.1", 53), "127.0.0.1:53"), (("::1", 53), "[::1]:53")])
 def test_the_address_is_said_as_it_is_written_in_settings(address, said):
     assert Responder(address, "mesh", frozenset).where == said
+
+
+def test_the_library_for_the_wire_format_waits_for_the_first_query():
+    code = "import sys, meshagent.daemon, meshagent.host.responder; sys.exit('dns' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_without_an_address_there_is_none():
