@@ -52,7 +52,7 @@ class Demo:
 
     def run(self, script: str, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [DEMO / script, *words], env=self.environment, capture_output=True, text=True, timeout=60, check=False
+            [DEMO / script, *words], env=self.environment, capture_output=True, text=True, timeout=120, check=False
         )
 
     @property
@@ -124,7 +124,7 @@ def told(directory: Path) -> Iterator[dict[str, Demo]]:
             demo.up()
         for demo in demos.values():
             assert demo.process
-            demo.process.wait(200)
+            demo.process.wait(600)
         yield demos
     finally:
         for demo in demos.values():
@@ -140,7 +140,7 @@ def another(directory: Path) -> Iterator[Demo]:
         demo.run("down.sh")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("store", ["consul", "etcd"])
 def test_every_observation_of_the_story_is_right(told, store):
     demo = told[store]
@@ -151,7 +151,7 @@ def test_every_observation_of_the_story_is_right(told, store):
         assert step in demo.said
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_it_goes_on_running_a_second_one_says_so_and_down_leaves_nothing(told):
     demo = told["consul"]
     before = outside()
@@ -175,17 +175,17 @@ def test_it_goes_on_running_a_second_one_says_so_and_down_leaves_nothing(told):
 
 def test_ended_in_the_middle_it_takes_everything_away_itself(another):
     process = another.up()
-    until(lambda: "1. A mesh" in another.said, 60)
+    until(lambda: "1. A mesh" in another.said, 180)
     were = another.processes()
     assert len(were) > 9
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 143, another.said
+    assert process.wait(60) == 143, another.said
     another.assert_nothing_left(were)
 
 
 def test_killed_outright_while_it_makes_its_vms_down_takes_the_half_away(another):
     process = another.up()
-    until((another.state / "vm-1.pid").exists, 30)
+    until((another.state / "vm-1.pid").exists, 90)
     process.kill()
     process.wait()
     assert another.namespaces()
@@ -198,7 +198,7 @@ def test_killed_outright_while_it_makes_its_vms_down_takes_the_half_away(another
 
 def test_down_ends_one_that_is_still_at_it(another):
     process = another.up()
-    until(another.state.exists, 30)
+    until(another.state.exists, 90)
     assert another.run("down.sh").returncode == 0
     assert process.wait(10) == -signal.SIGKILL
     another.assert_nothing_left({})
