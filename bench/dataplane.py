@@ -44,13 +44,13 @@ async def run() -> dict:
         backend = free_port()
         agent = await mesh.agent()
         with nginx(mesh.directory, backend):
-            web, tcp = await _generated(mesh, agent, backend)
+            web, tcp, carried = await _generated(mesh, agent, backend)
             kinds = ("lean", "lean", "defaults", "kuma", "consul", "istio")
             with rivals(mesh.directory, backend, kinds) as found, haproxies(mesh.directory, backend) as others:
                 lean, control, defaults, kuma, consul, istio = found
                 ours = agent.envoy_pid()
                 pin(ours)
-                for port in (web, tcp, *(port for _, port in (*found, *others))):
+                for port in (web, tcp, carried, *(port for _, port in (*found, *others))):
                     assert (await get(port)).status == 200
                 pairs = {
                     "A/A control: lean H2 / lean H2": (control, lean),
@@ -61,20 +61,26 @@ async def run() -> dict:
                     "generated L7 / Istio-shaped": ((ours, web), istio),
                     "generated L7 / HAProxy http": ((ours, web), others[0]),
                     "generated L4 / hand-written lean H2": ((ours, tcp), lean),
+                    "generated data_path l4 / hand-written lean H2": ((ours, carried), lean),
                     "generated L4 / HAProxy tcp": ((ours, tcp), others[1]),
                 }
                 return {name: await _ratio(name, *pair) for name, pair in pairs.items()}
 
 
-async def _generated(mesh, agent, backend: int) -> tuple[int, int]:
-    web, tcp = free_port(), free_port()
+async def _generated(mesh, agent, backend: int) -> tuple[int, int, int]:
+    """Local ports of an HTTP service, a TCP service, and an HTTP service with data_path l4."""
+    web, tcp, carried = free_port(), free_port(), free_port()
     await agent.up(name="payments", port=backend, protocol="http")
     await agent.up(name="ledger", port=backend, protocol="tcp")
-    upstreams = [{"service": "payments", "local_port": web}, {"service": "ledger", "local_port": tcp}]
+    await agent.up(name="stock", port=backend, protocol="http")
+    ports = {"payments": web, "ledger": tcp, "stock": carried}
+    upstreams = [{"service": name, "local_port": port} for name, port in ports.items()]
     await agent.up(name="web", port=free_port(), protocol="http", upstreams=upstreams)
     await mesh.intend("ledger", web="allow")
+    await mesh.intend("stock", web="allow")
+    await mesh.apply({"kind": "service", "name": "stock", "data_path": "l4"})
     await mesh.applied(await mesh.intend("payments", web="allow"))
-    return web, tcp
+    return web, tcp, carried
 
 
 async def _ratio(name: str, one: tuple[int, int], other: tuple[int, int]) -> dict:

@@ -148,7 +148,7 @@ async def _answer(
     reached = sorted({target.service or "" for target, _ in way.targets})
     deciding = tuple(report for report in reports if set(reached) & set(report.services))
     words = "\n".join(filter(None, lines))
-    held = settings_of(seen, way, destination)
+    held = settings_of(seen, way, outbound)
     return _Answer(data, words, called_of(way, world), ", ".join(reached), deciding, held)
 
 

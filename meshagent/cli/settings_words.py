@@ -8,20 +8,21 @@ from meshagent.cli.mesh import Seen
 from meshagent.cli.output import Table
 from meshagent.cli.rules import Data, origin_data
 from meshagent.cli.ways import Journey
+from meshagent.model.view import Outbound
 from meshagent.model.world import Stated
 from meshagent.policy.defaults import Call, Setting, settings
-from meshagent.policy.resolve import protocol_of
 
 
-def settings_of(seen: Seen, way: Journey, destination: str) -> tuple[Setting, ...]:
-    """What holds for calls to the destination that go this way; nothing where the caller's proxy answers by itself."""
-    reached = tuple(dict.fromkeys(target.service or destination for target, _ in way.targets))
+def settings_of(seen: Seen, way: Journey, outbound: Outbound) -> tuple[Setting, ...]:
+    """What holds for calls by the outbound that go this way; nothing where the caller's proxy answers by itself."""
+    reached = tuple(dict.fromkeys(target.service or outbound.upstream for target, _ in way.targets))
     if not reached or way.undecided:
         return ()
     world = seen.world()
     held = seen.documents.get(("mesh", "mesh"))
     mesh = Stated(world.mesh, held.origins if held else {})
-    return settings(mesh, world.services, destination, Call(way.way, reached, protocol_of(world, destination)))
+    seen_as = outbound.protocol if outbound.by_request else "tcp"
+    return settings(mesh, world.services, outbound.upstream, Call(way.way, reached, seen_as))
 
 
 def settings_data(found: Iterable[Setting]) -> list[Data]:

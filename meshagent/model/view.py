@@ -166,7 +166,7 @@ class Outbound:
         """Whether calls by it may be in a trace: its service's, or those of a rule."""
         rules = (way.rule.tracing for way in self.ways)
         asked = (self.traffic.tracing, *(rule for rule in rules if self.traffic.tracing))
-        return self.protocol in HTTP_PROTOCOLS and any(each is not None and each.sampling for each in asked)
+        return self.by_request and any(each is not None and each.sampling for each in asked)
 
     def serves(self, subset: str | None) -> bool:
         """Whether an instance is in service: of the subset, or any."""

@@ -157,8 +157,8 @@ async def test_a_deny_cuts_open_connections_of_the_source_and_of_nobody_else(sho
 ONLY_REPORTS = [{"action": "allow", "http": {"methods": ["GET"], "path_prefix": "/reports"}}]
 
 
-async def test_permissions_on_requests_are_judged_whatever_is_offered_and_connections_from_before_end(shop):
-    """Attack: a source with permissions offers to pass bytes on by itself, and under another's name."""
+async def test_attack_a_source_with_permissions_offers_to_pass_bytes_on_and_is_judged_by_request_all_the_same(shop):
+    """By itself, and under another's name; and what it had open before it had permissions ends."""
     await allowed(shop)
     await carried(shop, "l4")
     await until_bytes(shop.local["web", "payments"])
@@ -257,6 +257,5 @@ async def test_a_change_of_the_data_path_under_load_fails_no_request_that_was_no
     await asyncio.gather(*running)
     assert sum(client.answers for client in clients) > 500
     assert [each for client in clients for each in client.failed] == []
-    print("again", again, "answers", sum(client.answers for client in clients))
     assert again[0] == again[2] == 0  # requests are drained: nobody is cut
     assert max(again) <= len(clients)  # bytes are cut, so each connection may lose the one that is under way

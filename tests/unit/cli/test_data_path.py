@@ -75,6 +75,8 @@ def test_explain_says_how_a_call_is_carried_and_why(shop, tmp_path):
         shown = shop.run("explain", source, "payments", "GET", "/reports", code=code).stdout
         assert said in shown, shown
         assert shop.json("explain", source, "payments", "GET", "/reports", code=code)["data_path"] == data_path
+    told = {each["name"] for each in shop.json("explain", "web", "payments", "GET", "/")["settings"]}
+    assert told and told == {each["name"] for each in shop.json("explain", "web", "db", code=5)["settings"]}
     assert shop.json("explain", "web", "db", code=5)["data_path"] is None
 
 
