@@ -92,7 +92,7 @@ def outcomes(written: Sequence[Written], cases: Sequence[Located[Cases]]) -> tup
 
 
 async def live_outcomes(written: Sequence[Written], cases: Sequence[Located[Cases]]) -> tuple[Tried, ...]:
-    """The same through real Envoys: one mesh after the other, for each file of cases. Raises EnvoyMissing, EnvoyFailed."""
+    """The same through real Envoys, in a mesh that each file of cases has for itself. Raises EnvoyMissing, EnvoyFailed."""
     from meshagent.cli.live.trial import tried
     from meshagent.cli.logs import quiet_log
 
@@ -100,7 +100,7 @@ async def live_outcomes(written: Sequence[Written], cases: Sequence[Located[Case
     by = author(now_utc())
     documents = _documents(written, by)
     world = Seen(0, documents, {}, ()).world()
-    return tuple([each for file in cases for each in await tried(file, documents, world, by)])
+    return await tried(cases, documents, world, by)
 
 
 def _documents(written: Sequence[Written], by: Author) -> Documents:

@@ -63,8 +63,12 @@ class ScratchMesh:
         """Register a service on the host at a place; its listeners are up when this returns. EnvoyFailed, PortInUse."""
         await self._client(place).up(definition, _PATIENCE_SECONDS)
 
-    async def apply(self, documents: Mapping[Name, Stated[Document]], by: Author) -> None:
-        """Put documents in force everywhere. Raises EnvoyFailed when an Envoy does not apply them."""
+    async def down(self, place: Place, service: str, instance: str) -> None:
+        """Take an instance out again."""
+        await self._client(place).down(service, instance)
+
+    async def apply(self, documents: Mapping[Name, Stated[Document] | None], by: Author) -> None:
+        """Put documents in force everywhere, or out of it (None). Raises EnvoyFailed when an Envoy does not apply them."""
         applied = await change(self.store, self.keys, lambda _: dict(documents), by)
         for place in self.hosts:
             client = self._client(place)

@@ -33,6 +33,9 @@ _SOON, _LATEST = 1.0, 5.0  # seconds: for the few calls of one place where the a
 _PAUSE_SECONDS = 0.2  # after a call that a limit refused
 _ROUNDS = 4  # times the calls that are wanted, before what limits and faults keep from telling anything is left alone
 _NEVER_FED = (Check(ttl=timedelta(hours=1)),)
+# Holds each host's mTLS listener between two files: Envoy drains one that goes, and until then nobody can bind its port.
+_KEEPER = ServiceDefinition(name="x--case-keeper", port=9, checks=_NEVER_FED)
+_MESH: Name = ("mesh", "mesh")
 _BLIND = ("rule", "request")  # which intention decided is never told, and what cannot be sent is not called
 
 
@@ -57,38 +60,45 @@ class _Stage:
     cases: Cases
     world: World
     scenes: Mapping[str, Scene]
+    number: int  # of the file
     callers: dict[tuple[str, HostPlace, str], Caller] = field(default_factory=dict)  # by service, place and destination
 
 
 async def tried(
-    cases: Located[Cases], documents: Mapping[Name, Stated[Document]], world: World, by: Author
+    files: Sequence[Located[Cases]], documents: Mapping[Name, Stated[Document]], world: World, by: Author
 ) -> tuple[Tried, ...]:
-    """Every case of a file, called in a mesh of its own that is gone when this returns. Raises EnvoyFailed, EnvoyMissing."""
-    seen_by_explain = replace(world, instances=by_service(cases.document.instances()))
-    offline = judged(cases, seen_by_explain, by.at)
-    async with _staged(cases.document, documents, seen_by_explain, by) as stage:
-        return tuple([await _tried(stage, each, by.at) for each in offline])
+    """Every case, called in a mesh that is gone when this returns; each file has it for itself. EnvoyFailed, EnvoyMissing."""
+    casts = [parts_of(file.document, world) for file in files]
+    places = tuple(dict.fromkeys(part.place for parts in casts for part in parts))
+    found: list[Tried] = []
+    async with scratch_mesh(world.mesh, places, by) as mesh:
+        await asyncio.gather(*(mesh.up(place, _KEEPER) for place in places))
+        for number, (file, parts) in enumerate(zip(files, casts, strict=True)):
+            known = replace(world, instances=by_service(file.document.instances()))
+            stage = _Stage(mesh, file.document, known, _scenes(parts, known), number)
+            async with _played(stage, parts, documents, by):
+                found += [await _tried(stage, each, by.at) for each in judged(file, known, by.at)]
+    return tuple(found)
 
 
 @asynccontextmanager
-async def _staged(
-    cases: Cases, documents: Mapping[Name, Stated[Document]], world: World, by: Author
-) -> AsyncIterator[_Stage]:
-    parts = parts_of(cases, world)
+async def _played(
+    stage: _Stage, parts: Sequence[Part], documents: Mapping[Name, Stated[Document]], by: Author
+) -> AsyncIterator[None]:
+    """All of a file in the mesh, and out of it again. Documents come last: what is applied then knows all instances."""
+    mesh, world = stage.mesh, stage.world
+    applied = {name: _marked(each, world) for name, each in documents.items() if name != _MESH}
     async with Apps() as apps:
         ports = await apps.start({part.name: part.protocol for part in parts})
-        places = tuple(dict.fromkeys(part.place for part in parts))
-        async with scratch_mesh(world.mesh, places, by) as mesh:
-            stage = _Stage(mesh, cases, world, _scenes(parts, world))
-            await asyncio.gather(*(_up(stage, part, ports[part.name]) for part in parts))
-            await mesh.until(lambda: _known(mesh, parts, world), "callers do not know all instances")
-            await mesh.apply({name: _marked(each, world) for name, each in documents.items()}, by)
-            await mesh.until(lambda: _known(mesh, parts, world), "callers do not know all instances")
-            try:
-                yield stage
-            finally:
-                for caller in stage.callers.values():
-                    caller.close()
+        await asyncio.gather(*(_up(stage, part, ports[part.name]) for part in parts))
+        await mesh.until(lambda: _known(mesh, parts, world), "callers do not know all instances")
+        await mesh.apply(applied, by)
+        await mesh.until(lambda: _known(mesh, parts, world), "callers do not know all instances")
+        yield
+        for caller in stage.callers.values():
+            caller.close()
+        await mesh.apply(dict.fromkeys(applied), by)
+        await asyncio.gather(*(mesh.down(part.place, part.service, part.id) for part in parts))
 
 
 def _marked(stated: Stated[Document], world: World) -> Stated[Document]:
@@ -110,7 +120,7 @@ def _scenes(parts: Sequence[Part], world: World) -> Mapping[str, Scene]:
 async def _up(stage: _Stage, part: Part, port: int) -> None:
     upstreams = []
     for destination in part.calls:
-        socket = stage.mesh.directory / f"up-{len(stage.callers)}.sock"
+        socket = stage.mesh.directory / f"up-{stage.number}-{len(stage.callers)}.sock"
         stage.callers[part.service, part.place, destination] = Caller(socket)
         upstreams.append(Upstream(service=destination, local_socket=str(socket)))
     definition = ServiceDefinition(
