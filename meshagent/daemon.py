@@ -24,7 +24,7 @@ from meshagent.agent.liveness import Liveness
 from meshagent.agent.membership import Membership
 from meshagent.agent.operations import Here, Operations
 from meshagent.agent.pace import chance_of, start_pause
-from meshagent.agent.ports import require_free
+from meshagent.agent.ports import has_ipv6, require_free
 from meshagent.agent.roster import Place, Registered, Roster
 from meshagent.agent.served import Served
 from meshagent.agent.snapshots import Snapshots, last_good
@@ -116,13 +116,16 @@ class Daemon:
             on_event=self._envoy_changed,
         )
         self._host = Host(config.host.name, config.host.address, config.host.region)
-        self.converger = Converger(self._host, Settings(str(data / "access.log"), config.ca.ttl), cache_, _now)
+        self.converger = Converger(
+            self._host, Settings(str(data / "access.log"), config.ca.ttl, ipv6=has_ipv6()), cache_, _now
+        )
         self.roster = Roster(
             data / "services.json",
             config.host.address,
             config.inbound_port,
             self._roster_changed,
             apart=told is not None,
+            capture_port=config.capture.port,
         )
         self.health = HealthChecks(self.roster.set_health)
         watching = Watching(

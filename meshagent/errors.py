@@ -14,6 +14,7 @@ MeshError
 ├── EnvoyMissing / EnvoyTooOld / EnvoyFailed                                        exit 1
 ├── DaemonNotStarted      an agent or authority that --start started did not answer exit 1
 ├── PortInUse / DataDirInUse / DataDirUnusable / UnsafeFile                         exit 1
+├── CaptureFailed         the rules of transparent capture cannot be put in force   exit 1
 ├── CertificateRefused    a CA's answer that must not be used                       exit 1
 ├── AuthorityUnavailable  the CA did not answer                                     exit 1
 └── EnrolmentRefused      the authority does not let this host in                   exit 1
@@ -182,6 +183,12 @@ class UnsafeFile(MeshError):
     """A secret's file is a link, is owned by someone else, or is open to others."""
 
     code = "E504"
+
+
+class CaptureFailed(MeshError):
+    """The rules of transparent capture are not in force: nft or the kernel refuses them, or nobody asked in time."""
+
+    code = "E505"
 
 
 class CertificateRefused(MeshError):

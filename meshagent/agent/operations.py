@@ -265,6 +265,8 @@ class Operations:
 
     def _refuse_rejected(self, registered: Registered) -> None:
         names = [f"in/{registered.mtls_port}"]
+        if registered.capture_port:
+            names.append(f"capture/{registered.definition.name}")
         for upstream in registered.definition.upstreams:
             where = upstream.local_port or upstream.local_socket
             names.append(f"out/{registered.definition.name}/{upstream.service}:{where}")

@@ -22,6 +22,16 @@ def require_free(address: str, port: int, what: str) -> None:
             ) from None
 
 
+def has_ipv6() -> bool:
+    """Whether this host has an IPv6 loopback address to listen on."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def who_has(port: int) -> str:
     """The next step of somebody whose port is taken."""
     return f"see who has it: ss -ltnp 'sport = :{port}'; or choose another port"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,7 @@ class Registered:
     source: Source
     healthy: bool
     draining: bool = False
+    capture_port: int = 0  # where Envoy takes its redirected connections; 0: it has none
 
     @property
     def place(self) -> Place:
@@ -40,16 +41,27 @@ class Registered:
 
 
 class Roster:
-    """The host's services. `changed` is called after every change. `apart`: no two of them share an mTLS port."""
+    """The host's services. `changed` is called after every change. `apart`: no two of them share an mTLS port.
+
+    `capture_port`: the first of those for captured services.
+    """
 
     def __init__(
-        self, path: Path, address: str, inbound_port: int, changed: Callable[[], None], *, apart: bool = False
+        self,
+        path: Path,
+        address: str,
+        inbound_port: int,
+        changed: Callable[[], None],
+        *,
+        apart: bool = False,
+        capture_port: int = 0,
     ) -> None:
         self._path = path
         self._address = address
         self._inbound_port = inbound_port
         self._changed = changed
         self._apart = apart
+        self._capture_port = capture_port
         self._registered: dict[Place, Registered] = {}
         self._kept = b""  # what the file holds
 
@@ -73,13 +85,15 @@ class Roster:
         place = (definition.name, definition.instance_id)
         held = self._registered.get(place)
         self._refuse_shared_ports(definition, place)
+        refuse_shared_capture(definition, place, self._registered.values())
         for upstream in definition.upstreams:
             known = held.definition.upstreams if held else ()
             if upstream.local_port and upstream.local_port not in (other.local_port for other in known):
                 require_free("127.0.0.1", upstream.local_port, f"upstream {upstream.service} of {definition.name}")
         port = held.mtls_port if held else self._free_port(definition)
         healthy = held.healthy if held and held.definition.checks == definition.checks else not definition.checks
-        new = Registered(definition, port, source, healthy)
+        capture = self._port_of_capture(definition)
+        new = Registered(definition, port, source, healthy, capture_port=capture)
         self._save({**self._registered, place: new})
         self._registered[place] = new
         self._changed()
@@ -126,7 +140,13 @@ class Roster:
             kept_bytes = read_private(self._path)
             rows = json.loads(kept_bytes)["services"]
             kept = [
-                (ServiceDefinition.model_validate(row["definition"]), int(row["mtls_port"]), row["source"])
+                Registered(
+                    definition := ServiceDefinition.model_validate(row["definition"]),
+                    int(row["mtls_port"]),
+                    row["source"],
+                    not definition.checks,
+                    capture_port=int(row.get("capture_port", 0)),
+                )
                 for row in rows
             ]
         except NotFound:
@@ -135,8 +155,7 @@ class Roster:
             _log.warning("roster_unreadable", path=str(self._path), problem=str(error))
             return
         self._kept = kept_bytes
-        for definition, port, source in kept:
-            each = Registered(definition, port, source, not definition.checks)
+        for each in kept:
             self._registered[each.place] = each
         self._changed()
 
@@ -144,6 +163,7 @@ class Roster:
         """Write what differs from the file. Raises DataDirUnusable; then the file is as it was."""
         rows = [
             {"definition": each.definition.model_dump(mode="json"), "mtls_port": each.mtls_port, "source": each.source}
+            | ({"capture_port": each.capture_port} if each.capture_port else {})
             for _, each in sorted(registered.items())
         ]
         data = json.dumps({"v": 1, "services": rows}).encode()
@@ -161,6 +181,21 @@ class Roster:
                 if upstream.local_port in theirs:
                     what = f"upstream {upstream.service} of {definition.name} wants port {upstream.local_port}"
                     raise PortInUse(f"{what}, which {other.definition.name} has", next_step="choose another local_port")
+
+    def _port_of_capture(self, definition: ServiceDefinition) -> int:
+        """One for all instances of a service: its connections are told by whose they are, which they share."""
+        if definition.capture is None:
+            return 0
+        held = {each.definition.name: each.capture_port for each in self._registered.values() if each.capture_port}
+        if port := held.get(definition.name):
+            return port
+        for port in range(self._capture_port, self._capture_port + 1 + _MORE_PORTS):
+            if port not in held.values() and _is_free("127.0.0.1", port):
+                return port
+        raise PortInUse(
+            f"no free port from {self._capture_port} to {self._capture_port + _MORE_PORTS} to capture {definition.name}",
+            next_step="set another capture.port in agent.yaml",
+        )
 
     def _free_port(self, definition: ServiceDefinition) -> int:
         """The first instance of a service shares the host's mTLS port; each further one gets its own."""
@@ -195,4 +230,25 @@ def _local(each: Registered, world: World | None, address: str) -> Local:
     permissive = world is not None and world.permissive(each.definition.name)
     apart = each.definition.address != address  # the app itself already has the port on this address otherwise
     plain_port = each.definition.port if permissive and apart else 0
-    return Local(each.definition, each.mtls_port, each.healthy, each.draining, plain_port)
+    return Local(each.definition, each.mtls_port, each.healthy, each.draining, plain_port, each.capture_port)
+
+
+def refuse_shared_capture(definition: ServiceDefinition, place: Place, others: Iterable[Registered]) -> None:
+    """Whose connection it is says which service calls: so no two services may have the same. Raises UsageProblem."""
+    if definition.capture is None:
+        return
+    for other in others:
+        theirs = other.definition.capture
+        if other.place == place or theirs is None:
+            continue
+        same = theirs.whose == definition.capture.whose
+        if same and other.definition.name != definition.name:
+            raise UsageProblem(
+                f"{definition.name} captures {theirs.whose}, which {other.definition.name} does",
+                next_step="run them as different users, or in different cgroups",
+            )
+        if not same and other.definition.name == definition.name:
+            raise UsageProblem(
+                f"{definition.name} captures {definition.capture.whose}, but its instance {other.place[1]} {theirs.whose}",
+                next_step="run all instances of a service on one host as the same user",
+            )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from meshagent.agent.operations import Operations
+from meshagent.agent.roster import Registered
 from meshagent.envoy.process import EnvoyProcess
 from meshagent.errors import EnvoyFailed
 from meshagent.host.responder import Responder
@@ -16,6 +18,7 @@ def agent_status(operations: Operations, envoy: EnvoyProcess, facts: dict[str, s
     world, here, watching = operations.converger.world, operations.here, operations.watching
     return {
         "host": here.name,
+        "uid": os.geteuid(),
         "address": here.address,
         "agent_version": here.agent_version,
         "envoy_version": here.envoy_version,
@@ -29,6 +32,7 @@ def agent_status(operations: Operations, envoy: EnvoyProcess, facts: dict[str, s
         "problems": operations.problems(),
         "rejected": operations.rejected(),
         "services": sorted({name for name, _ in operations.roster.registered}),
+        "captured": sorted({name for (name, _), each in operations.roster.registered.items() if each.capture_port}),
         "svids": _svids(operations),
         "bundle": operations.applied_bundle,
         "roots": _roots(operations),
@@ -85,6 +89,7 @@ def service_rows(operations: Operations) -> list[dict[str, Any]]:
     """GET /v1/services."""
     view = operations.converger.view
     outbounds = {(out.source, out.upstream): out for out in view.outbounds} if view else {}
+    plain = {(each.service, each.instance): each.plain_port for each in view.inbounds} if view else {}
     rows = []
     for place, each in sorted(operations.roster.registered.items()):
         definition = each.definition
@@ -114,9 +119,19 @@ def service_rows(operations: Operations) -> list[dict[str, Any]]:
                 "checks": operations.health.rows(place),
                 "upstreams": upstreams,
                 "source": each.source,
+                "capture": _capture(each, plain.get(place, 0)),
             }
         )
     return rows
+
+
+def _capture(each: Registered, plain_port: int) -> dict[str, Any] | None:
+    """Whose connections are the service's and where Envoy takes them, as `meshagent redirect` needs it."""
+    capture = each.definition.capture
+    if capture is None:
+        return None
+    closes = capture.inbound == "strict" and plain_port != each.definition.port  # that port is then Envoy's own
+    return {"user": capture.user, "cgroup": capture.cgroup, "port": each.capture_port, "closes": closes}
 
 
 async def proxy_status(operations: Operations, envoy: EnvoyProcess) -> dict[str, Any]:

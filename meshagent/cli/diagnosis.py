@@ -45,12 +45,13 @@ class Facts:
     reports: Sequence[ReportRecord] = ()
     agent: Mapping[str, Any] | None = None
     agent_error: MeshError | None = None
+    capture: Finding | None = None  # of transparent capture; None: nothing is captured
     dns: Finding | None = None  # of the mesh's names; None: the agent answers none
 
 
 def diagnose(facts: Facts) -> tuple[Finding, ...]:
     """Every finding, in the order in which things depend on each other."""
-    looked_at = [facts.dns] if facts.dns else []
+    looked_at = [each for each in (facts.capture, facts.dns) if each]
     return (*_store(facts), *_rights(facts), *_policy(facts), *_agent(facts), *looked_at, *_fleet(facts))
 
 

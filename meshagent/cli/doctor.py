@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from meshagent.cli.diagnosis import Facts, diagnose
+from meshagent.cli.diagnosis import Facts, Finding, diagnose
 from meshagent.cli.lookups import names_finding
 from meshagent.cli.mesh import OpenMesh, now_utc
 from meshagent.cli.options import awaited, mesh_options
@@ -36,7 +36,8 @@ async def doctor(session: Session) -> int:
     """
     agent, error = await _agent(session)
     names = names_finding(agent, looked_up)
-    facts = replace(await _mesh(session, agent or {}), agent=agent, agent_error=error, dns=names)
+    found = await _mesh(session, agent or {})
+    facts = replace(found, agent=agent, agent_error=error, capture=await _capture(session, agent), dns=names)
     findings = diagnose(facts)
     rows = [(each.state, each.about, each.what, each.next_step) for each in findings]
     show([asdict(each) for each in findings], session.form(), Table(("STATE", "ABOUT", "WHAT", "NEXT"), rows))
@@ -48,6 +49,23 @@ async def _agent(session: Session) -> tuple[dict[str, Any] | None, MeshError | N
         return await session.agent().status(), None
     except MeshError as error:
         return None, error
+
+
+async def _capture(session: Session, agent: dict[str, Any] | None) -> Finding | None:
+    """Whether the rules of transparent capture are those that this host needs; None where nothing is captured."""
+    from meshagent.cli.captures import mismatch, wanted_here
+    from meshagent.host import nft
+
+    if agent is None or not agent.get("captured"):
+        return None
+    try:
+        found = nft.standing()
+        problem, step = mismatch(await wanted_here(session), found)
+    except MeshError as error:
+        return Finding("capture", "warning", f"whether its rules are in force is not known: {error}", error.next_step)
+    if not problem:
+        return Finding("capture", "ok", "its rules are in force, and are those that the services here need")
+    return Finding("capture", "bad" if found.undo_in is None else "warning", problem, step)
 
 
 async def _mesh(session: Session, agent: dict[str, Any]) -> Facts:

@@ -44,6 +44,7 @@ _COMMANDS = {
     "authority": Lazy(
         "meshagent.cli.authority:authority", "Run a signing authority: it lets hosts in and certifies them."
     ),
+    "redirect": Lazy("meshagent.cli.redirect:redirect", "Transparent capture: up, confirm, show, down."),
     "systemd": Lazy("meshagent.cli.systemd:systemd", "Units for systemd: write them, remove them."),
     "ca": Lazy("meshagent.cli.ca:ca", "The mesh's CA: replace its root, or go over to another one."),
     "store": Lazy("meshagent.cli.store:store", "The mesh's store: copy it, or print who needs which rights in it."),

@@ -176,7 +176,8 @@ def _lines(row: Data) -> list[str]:
     port = f"mTLS on port {row['mtls_port']}"
     lines = [f"{_who(row)}: up, {row['protocol']} on {_place(row['address'], row['port'])}, {port}, {row['health']}"]
     for upstream in row["upstreams"]:
-        where = upstream["local_socket"] or f"127.0.0.1:{upstream['local_port']}"
+        port = f"127.0.0.1:{upstream['local_port']}" if upstream["local_port"] else "its virtual addresses"
+        where = upstream["local_socket"] or port
         healthy, total = upstream["healthy"], upstream["endpoints"]
         found = f"{healthy} of {total} healthy" if total else "no instance yet"
         lines.append(f"  {upstream['service']} is at {where} ({upstream['protocol']}, {found})")
@@ -188,9 +189,14 @@ def _who(row: Data) -> str:
 
 
 def _here_cells(row: Data) -> list[object]:
-    upstreams = [f"{each['service']}@{each['local_socket'] or each['local_port']}" for each in row["upstreams"]]
+    upstreams = [_called(each) for each in row["upstreams"]]
     address = _place(row["address"], row["port"])
     return [row["name"], row["id"], address, row["protocol"], row["mtls_port"], _health(row), upstreams, row["source"]]
+
+
+def _called(upstream: Data) -> str:
+    where = upstream["local_socket"] or upstream["local_port"]
+    return f"{upstream['service']}@{where}" if where else str(upstream["service"])
 
 
 def _health(row: Data) -> str:

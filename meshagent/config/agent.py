@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from meshagent.documents.read import text_of
 from meshagent.documents.validate import validate
 from meshagent.errors import InvalidDocument, Problem, UsageProblem
 from meshagent.model.names import Address, Duration, Model, ServiceName
-from meshagent.model.service import Port
+from meshagent.model.service import Cgroup, Port
 
 _PREFIX = "MESHAGENT_"
 _CA_PREFIX = "MESHAGENT_CA_"  # the provider's own settings are not known here: MESHAGENT_CA_PATH is ca.path
@@ -74,6 +75,28 @@ class EnvoyConfig(Model):
     )
 
 
+class CaptureConfig(Model):
+    """Transparent capture, as `meshagent redirect up` sets it up on this host."""
+
+    port: Port = Field(
+        default=15001, description="First of the ports to which captured connections are led, one a service."
+    )
+    egress: Literal["all", "registered"] = Field(
+        default="all", description="What captured services may call: everything, or their declared upstreams alone."
+    )
+    exclude_ports: tuple[Port, ...] = Field(default=(), description="Ports, there and here, that are left alone.")
+    exclude_addresses: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(), description="Addresses and networks that captured services call as if nothing were captured."
+    )
+    exclude_users: tuple[str, ...] = Field(default=(), description="Users whose connections are left alone.")
+    exclude_cgroups: tuple[Cgroup, ...] = Field(default=(), description="Cgroups whose connections are left alone.")
+
+    @field_validator("exclude_ports", "exclude_addresses", "exclude_users", "exclude_cgroups", mode="before")
+    @classmethod
+    def _split(cls, given: object) -> object:
+        return _several(given)
+
+
 class StoreConfig(Model):
     """Where the mesh is kept, who this machine is there, and how policy is signed: the same for every daemon."""
 
@@ -97,10 +120,14 @@ class StoreConfig(Model):
     @field_validator("policy_public_keys", mode="before")
     @classmethod
     def _split_keys(cls, given: object) -> object:
-        """As a tuple: what a validator of ours has touched is not a list of JSON any more, which would become one."""
-        if isinstance(given, str):
-            return tuple(each for each in re.split(r"[,\s]+", given) if each)
-        return tuple(given) if isinstance(given, list) else given
+        return _several(given)
+
+
+def _several(given: object) -> object:
+    """As a tuple: what a validator of ours has touched is not a list of JSON any more, which would become one."""
+    if isinstance(given, str):
+        return tuple(each for each in re.split(r"[,\s]+", given) if each)
+    return tuple(given) if isinstance(given, list) else given
 
 
 class AgentConfig(StoreConfig):
@@ -123,6 +150,7 @@ class AgentConfig(StoreConfig):
     inbound_port: Port = Field(
         default=21000, description="The one port on which this host takes mTLS for all its services."
     )
+    capture: CaptureConfig = Field(default=CaptureConfig(), description="Transparent capture, where it is set up.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
 
     @field_validator("api")

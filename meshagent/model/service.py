@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from meshagent.model.names import Address, DataPath, Duration, Model, Protocol, ServiceName
 from meshagent.model.traffic import Admission, Traffic
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 MAX_META, MAX_SUBSETS = 64, 64
+_LONGEST_CGROUP = 255
+_CGROUP_PART = re.compile(r"[A-Za-z0-9_.@:-]+")  # nft takes it in quotes, so nothing that could end them
 _OF_REQUESTS = ("max_requests", "max_requests_per_connection", "idle_timeout")  # of a connection pool
 Subsets = Annotated[
     dict[ServiceName, Annotated[dict[str, str], Field(min_length=1, max_length=MAX_META)]],
@@ -102,9 +105,50 @@ class Upstream(Model):
 
     @model_validator(mode="after")
     def _port_or_socket(self) -> Self:
-        if (self.local_port is None) == (self.local_socket is None):
-            raise ValueError("needs either local_port or local_socket")
+        if self.local_port is not None and self.local_socket is not None:
+            raise ValueError("has both local_port and local_socket")
         return self
+
+    @property
+    def listened(self) -> bool:
+        """Whether it has a port or socket of its own."""
+        return self.local_port is not None or self.local_socket is not None
+
+
+def _check_cgroup(text: str) -> str:
+    parts = text.split("/")
+    if len(text) > _LONGEST_CGROUP or not all(_CGROUP_PART.fullmatch(part) and part.strip(".") for part in parts):
+        raise ValueError("must be a plain path below /sys/fs/cgroup, such as system.slice/web.service")
+    return text
+
+
+Cgroup = Annotated[str, AfterValidator(_check_cgroup)]
+
+
+class Capture(Model):
+    """Whose connections are the service's, so that the kernel can lead them to the mesh: those of a user or a cgroup.
+
+    `inbound`: strict closes the service's port to other hosts, which reach it by mTLS alone.
+    """
+
+    user: (
+        Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_.-]{0,30}\$?$")]
+        | Annotated[int, Field(ge=1, le=2**32 - 2)]
+        | None
+    ) = None
+    cgroup: Cgroup | None = None
+    inbound: Literal["strict", "open"] = "strict"
+
+    @model_validator(mode="after")
+    def _user_or_cgroup(self) -> Self:
+        if (self.user is None) == (self.cgroup is None):
+            raise ValueError("needs either user or cgroup")
+        return self
+
+    @property
+    def whose(self) -> str:
+        """Whose connections are meant, in words."""
+        return f"cgroup {self.cgroup}" if self.user is None else f"user {self.user}"
 
 
 class ServiceDefinition(Model):
@@ -118,9 +162,12 @@ class ServiceDefinition(Model):
     meta: dict[str, str] = Field(default_factory=dict, max_length=MAX_META)
     checks: tuple[Check, ...] = ()
     upstreams: tuple[Upstream, ...] = ()
+    capture: Capture | None = None
 
     @model_validator(mode="after")
     def _upstreams_differ(self) -> Self:
+        if self.capture is None and not all(upstream.listened for upstream in self.upstreams):
+            raise ValueError("upstreams: each needs either local_port or local_socket, unless the service has capture")
         for what in ("service", "local_port", "local_socket"):
             seen = [value for value in (getattr(upstream, what) for upstream in self.upstreams) if value is not None]
             if len(set(seen)) != len(seen):

@@ -152,6 +152,11 @@ class Outbound:
     beyond: tuple[Outbound, ...] = ()  # what the ways lead to besides the upstream as a whole
 
     @property
+    def listened(self) -> bool:
+        """Whether it has a port or socket of its own here; an upstream of a captured service need not."""
+        return bool(self.local_port or self.local_socket)
+
+    @property
     def by_request(self) -> bool:
         """Whether this caller's proxy sees requests on the way there, and not connections alone."""
         return self.protocol in HTTP_PROTOCOLS and not self.data_path
@@ -174,6 +179,14 @@ class Outbound:
 
 
 @dataclass(frozen=True, slots=True)
+class Captured:
+    """A service whose connections the kernel leads to a port of its own: by that Envoy knows who calls."""
+
+    source: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyView:
     """Everything that one proxy must do. `valid_until` is when an intention in it expires next."""
 
@@ -186,6 +199,7 @@ class ProxyView:
     tracing: Tracing | None = None
     bundle: TrustBundle = TrustBundle()
     valid_until: datetime | None = None
+    captured: tuple[Captured, ...] = ()
 
     @property
     def domains(self) -> Domains:

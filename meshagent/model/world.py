@@ -62,6 +62,7 @@ class Local:
     healthy: bool = True
     draining: bool = False
     plain_port: int = 0  # permissive mTLS: where this host takes plain text for it; 0: not at all
+    capture_port: int = 0  # where Envoy takes what the kernel leads to it of this service; 0: nothing
 
 
 @dataclass(frozen=True, slots=True)

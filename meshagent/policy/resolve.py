@@ -16,7 +16,7 @@ from functools import cached_property
 from meshagent.model.names import ANY, HTTP_PROTOCOLS, Protocol
 from meshagent.model.service import Instance, Upstream
 from meshagent.model.traffic import ALL_ADMITTED, Admission
-from meshagent.model.view import Endpoint, Guard, Inbound, Outbound, ProxyView
+from meshagent.model.view import Captured, Endpoint, Guard, Inbound, Outbound, ProxyView
 from meshagent.model.world import Local, World
 from meshagent.policy.carriage import carried, data_path
 from meshagent.policy.cuts import chained_sources, next_chains, next_default_cut
@@ -47,7 +47,7 @@ def resolve(
             outbound = kept.outbound(_outbound(world, host, local, upstream, locals_, kept))
             outbounds.setdefault(_outbound_key(outbound), outbound)
     in_order = tuple(outbounds[key] for key in sorted(outbounds))
-    return _view(world, host, inbounds, in_order, _valid_until(world, locals_, now))
+    return _view(world, host, inbounds, in_order, _valid_until(world, locals_, now), captured(locals_))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,8 @@ def _renewed(world: World, last: Resolved, now: datetime) -> ProxyView:
             for piece in outbounds
         )
     same = quiet and all(local.definition.name not in judged for local in locals_)
-    return _view(world, last.host, inbounds, outbounds, view.valid_until if same else _valid_until(world, locals_, now))
+    until = view.valid_until if same else _valid_until(world, locals_, now)
+    return _view(world, last.host, inbounds, outbounds, until, view.captured)
 
 
 def _view(
@@ -122,6 +123,7 @@ def _view(
     inbounds: tuple[Inbound, ...],
     outbounds: tuple[Outbound, ...],
     valid_until: datetime | None,
+    captured_: tuple[Captured, ...],
 ) -> ProxyView:
     view = ProxyView(
         host=host.name,
@@ -132,8 +134,16 @@ def _view(
         access_log=world.mesh.access_log,
         bundle=world.bundle,
         valid_until=valid_until,
+        captured=captured_,
     )
     return with_tracing(view, world.mesh.tracing)
+
+
+def captured(locals_: tuple[Local, ...]) -> tuple[Captured, ...]:
+    """The captured services here that call somebody, one each however many instances of it run."""
+    calling = (local for local in locals_ if local.capture_port and local.definition.upstreams)
+    ports = {local.definition.name: local.capture_port for local in calling}
+    return tuple(Captured(source, port) for source, port in sorted(ports.items()))
 
 
 def _valid_until(world: World, locals_: tuple[Local, ...], now: datetime) -> datetime | None:

@@ -29,7 +29,12 @@ def outbound_listener(outbound: Outbound, view: ProxyView, settings: Settings) -
     else:
         listener.address.socket_address.address = outbound.local_address
         listener.address.socket_address.port_value = outbound.local_port
-    chain = listener.filter_chains.add()
+    upstream_filters(listener.filter_chains.add(), outbound, view, settings)
+    return listener
+
+
+def upstream_filters(chain: FilterChain, outbound: Outbound, view: ProxyView, settings: Settings) -> None:
+    """Lead what the chain takes to the upstream, as it speaks."""
     if outbound.by_request:
         manager = outbound_manager(outbound, view, settings)
         manager.rds.route_config_name = upstream_name(outbound)
@@ -41,7 +46,6 @@ def outbound_listener(outbound: Outbound, view: ProxyView, settings: Settings) -
         discovery = chain.filters.add(name=upstream_name(outbound)).config_discovery
         from_ads(discovery.config_source)
         discovery.type_urls.append(f"type.googleapis.com/{TcpProxy.DESCRIPTOR.full_name}")
-    return listener
 
 
 def _offer_bytes(chain: FilterChain) -> None:

@@ -12,8 +12,9 @@ from google.protobuf.message import Message
 from meshagent.model.defaults import Tracing
 from meshagent.model.identity import Svid
 from meshagent.model.names import HTTP_PROTOCOLS
-from meshagent.model.view import Inbound, Outbound, ProxyView, Svids
+from meshagent.model.view import Captured, Inbound, Outbound, ProxyView, Svids
 from meshagent.translate.admission import concurrency_config
+from meshagent.translate.capture import calls_of, capture_listener, capture_listener_name
 from meshagent.translate.clusters import (
     app_cluster,
     app_cluster_name,
@@ -84,6 +85,12 @@ def translate(view: ProxyView, svids: Svids, settings: Settings, previous: Trans
         members = tuple(group)
         listened = (*map(_listened, members), natives(members, view.domains))
         memo.add(("listen", port), listened, partial(_listener, members, view, settings))
+    for captured in view.captured:
+        calls = calls_of(captured, view)
+        # The log and the traces of a call are settings of its service, or of rules.
+        seen = ((call.upstream, call.protocol, call.data_path, call.traffic, call.ways) for call in calls)
+        cause = (captured, tuple(seen))
+        memo.add(("capture", captured.source), cause, partial(_capture, captured, calls, view, settings))
     if view.tracing:
         memo.add("collector", view.tracing, partial(_collector, view.tracing))
     memo.add("roots", view.bundle, lambda: [(SDS, ROOTS, roots_secret(view))])
@@ -215,7 +222,8 @@ def _call_once(outbound: Outbound, view: ProxyView, settings: Settings) -> _Name
             yield EDS, plain_name(reached), plain_assignment(reached)
     for reached in outbound.beyond:
         yield EDS, upstream_name(reached), load_assignment(reached)
-    yield LDS, outbound_listener_name(outbound), outbound_listener(outbound, view, settings)
+    if outbound.listened:
+        yield LDS, outbound_listener_name(outbound), outbound_listener(outbound, view, settings)
     yield from _ways(outbound, view, settings)
 
 
@@ -224,6 +232,10 @@ def _ways(outbound: Outbound, view: ProxyView, settings: Settings) -> _Named:
         yield RDS, upstream_name(outbound), routes
     else:
         yield ECDS, upstream_name(outbound), outbound_proxy(outbound, view, settings)
+
+
+def _capture(captured: Captured, calls: tuple[Outbound, ...], view: ProxyView, settings: Settings) -> _Named:
+    yield LDS, capture_listener_name(captured), capture_listener(captured, calls, view, settings)
 
 
 def _svid(service: str, svid: Svid) -> _Named:

@@ -19,10 +19,13 @@ class Settings:
 
     `longest_connection`: after so long a caller's HTTP connection is drained. Who calls is proven when it is made, and Envoy
     does not end one whose certificate ended meanwhile (measured: facts/security.md, finding 6).
+
+    `ipv6`: whether this host has a loopback address of it.
     """
 
     access_log_path: str
     longest_connection: timedelta = timedelta(hours=1)
+    ipv6: bool = True
 
 
 def from_ads(source: ConfigSource) -> None:

@@ -64,7 +64,8 @@ def view_of(case):
         definition = ServiceDefinition.model_validate(each)
         stated = world.services.get(definition.name)
         plain = definition.port if stated and stated.thing.mtls == "permissive" else 0
-        locals_.append(Local(definition, 21000 + (number if definition.id else 0), plain_port=plain))
+        port, capture = 21000 + (number if definition.id else 0), 15001 + number if definition.capture else 0
+        locals_.append(Local(definition, port, plain_port=plain, capture_port=capture))
     return resolve(world, HOST, tuple(locals_), None, NOW), data["calls"]
 
 

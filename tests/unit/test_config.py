@@ -118,6 +118,8 @@ def test_every_key_has_a_variable_and_a_description():
         "envoy.own_unit": "true",
         "metrics": "none",
         "dns": "127.0.0.1:53",
+        "capture.egress": "registered",
+        "capture.exclude_addresses": "10.0.0.0/8,fd00::/8",
     }
     values |= {
         "api": "unix:///x",
