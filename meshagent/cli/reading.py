@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from meshagent.documents.compose import field_text
 from meshagent.documents.decode import Located
@@ -30,10 +32,24 @@ _SETTINGS = (
 
 def read_policy(files: Sequence[str]) -> tuple[tuple[Written, ...], tuple[Problem, ...]]:
     """The policy documents of files, directories and `-`, and every problem. Raises UsageProblem where there is nothing."""
-    decoded = read_documents_of(files, KINDS)
+    with _uncollected():
+        decoded = read_documents_of(files, KINDS)
     if not decoded.documents and not decoded.problems:
         raise UsageProblem(f"there is no document in {', '.join(files)}", next_step="each has a kind and a name")
     return decoded.documents, decoded.problems
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """All that is read is kept: looking for garbage among it again and again is a tenth of the time for 1,000 documents."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def read_definitions(files: Sequence[str]) -> tuple[ServiceDefinition, ...]:

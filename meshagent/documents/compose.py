@@ -72,6 +72,11 @@ class Refused(Exception):
         self.message = message
 
 
+def _is_plain(event: Event) -> bool:
+    """Whether there is nothing to check of a key but its length."""
+    return bool(event.anchor is None and event.tag is None and event.value != "<<" and event.value.isascii())
+
+
 @dataclass(slots=True)
 class Composer:
     """Folds parser events into nodes. Problems that leave the rest readable are collected, others raise `Refused`."""
@@ -104,6 +109,8 @@ class Composer:
             return self._alias(event, line, path)
         self._spend(line, 1, 0)
         self._check_depth(line, len(path))
+        if type(event) is yaml.ScalarEvent and event.anchor is None:  # almost all of them
+            return self._scalar(event, path)
         anchor = getattr(event, "anchor", None)
         if anchor:
             self.anchors[anchor] = None
@@ -175,6 +182,9 @@ class Composer:
         """A key's text as it is written: `on`, `no` and `1` are the texts on, no and 1."""
         line = event.start_mark.line + 1
         if isinstance(event, yaml.ScalarEvent):
+            if _is_plain(event):
+                self._spend(line, 0, len(event.value))
+                return str(event.value)
             self._node(event, events, path)
             self.nodes -= 1
             if event.implicit[0] and event.value == "<<":
