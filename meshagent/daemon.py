@@ -115,7 +115,7 @@ class Daemon:
             concurrency=config.envoy.concurrency,
             on_event=self._envoy_changed,
         )
-        self._host = Host(config.host.name, config.host.address, config.host.region)
+        self._host = Host(config.host.name, config.host.address, config.host.region, config.host.zone)
         self.converger = Converger(
             self._host, Settings(str(data / "access.log"), config.ca.ttl, ipv6=has_ipv6()), cache_, _now
         )

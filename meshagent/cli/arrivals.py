@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from meshagent.cli.ways import journey
+from meshagent.cli.ways import called, journey
 from meshagent.model.names import HTTP_PROTOCOLS, Protocol
 from meshagent.model.route import Target
 from meshagent.model.view import Outbound, Way
@@ -28,12 +28,16 @@ End = Outcome | Literal["answered", "mixed"]
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One place that a call may come to, with its share of such calls in percent, and the verdict there."""
+    """One place that a call may come to, with its share of such calls in percent, and the verdict there.
+
+    `zones`: where the instances stand that are called there now.
+    """
 
     service: str
     subset: str | None
     percent: float
     verdict: Verdict
+    zones: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +64,41 @@ class Came:
         return "depends" if self.undecided else "mixed"
 
 
-def came_of(world: World, source: str, destination: str, request: Request | None, region: str, now: datetime) -> Came:
-    """What becomes of a call from a host in this region; without a request, of the call as such.
+def came_of(
+    world: World,
+    source: str,
+    destination: str,
+    request: Request | None,
+    region: str,
+    now: datetime,
+    *,
+    zone: str = "",
+) -> Came:
+    """What becomes of a call from a host in this region and zone; without a request, of the call as such.
 
     A TCP service's proxy sees no request, so one that is given is not looked at there.
     """
     protocol = known_protocol(world, destination)
     if protocol_of(world, destination) not in HTTP_PROTOCOLS:
         request = None
-    outbound = outbound_of(world, source, destination, region)
+    outbound = outbound_of(world, source, destination, region, zone)
     found = journey(outbound, request)
     if found.undecided:
         names = sorted(_possible(outbound.ways, destination))
         places = (Arrival(name, None, 0.0, _verdict(world, outbound, name, None, now)) for name in names)
         return Came(protocol, None, tuple(places), undecided=True)
     total = sum(target.weight for target, _ in found.targets) or 1
+    zones: dict[str, set[str]] = {}
+    for instance, is_called in called(found, world):
+        zones.setdefault(instance.service, set()).update({instance.zone} if is_called else ())
     arrivals = (
-        Arrival(service, target.subset, 100 * target.weight / total, _verdict(world, outbound, service, sent, now))
+        Arrival(
+            service,
+            target.subset,
+            100 * target.weight / total,
+            _verdict(world, outbound, service, sent, now),
+            frozenset(zones.get(service, ())),
+        )
         for target, sent in found.targets
         for service in (target.service or destination,)
     )

@@ -26,18 +26,21 @@ _NEED = ("expect", "rule", "route", "goes_to", "respond", "redirect")
 
 
 class CaseInstance(Model):
-    """A running copy of a service."""
+    """A running copy of a service. It stands where its service does unless told."""
 
     meta: dict[str, str] = {}
     health: Health = "passing"
+    region: Region | None = None
+    zone: Region | None = None
 
 
 class CaseService(Model):
-    """A service that cases take for registered, in a region."""
+    """A service that cases take for registered, in a region and a zone of it."""
 
     name: ServiceName
     protocol: Protocol
     region: Region | None = None
+    zone: Region | None = None
     instances: tuple[CaseInstance, ...] = Field(default=(CaseInstance(),), max_length=200)
 
 
@@ -56,10 +59,14 @@ class CaseRequest(Model):
 
 
 class Destination(Model):
-    """A place that requests go to: a service (the one that is called unless named), a subset of it, with a share."""
+    """A place that requests go to: a service (the one that is called unless named), a subset of it, with a share.
+
+    `zone`: the instances that are called there all stand in it.
+    """
 
     service: ServiceName | None = None
     subset: SubsetName | None = None
+    zone: Region | None = None
     percent: Annotated[float, Field(ge=0, le=100)] | None = None
 
 
@@ -74,6 +81,7 @@ class Case(Model):
     destination: ServiceName = Field(alias="to")
     request: CaseRequest | None = None
     region: Region | None = None
+    zone: Region | None = None
     expect: Literal["allowed", "denied"] | None = None
     rule: str | None = None
     route: str | Annotated[int, Field(strict=True, ge=0)] | None = None
@@ -120,6 +128,11 @@ class Cases(Model):
         """Where a service runs; empty where that is not said."""
         return next((each.region for each in self.services if each.name == service and each.region), "")
 
+    def place(self, case: Case) -> tuple[str, str]:
+        """The region and zone that a case's caller stands in; empty where that is not said."""
+        zone = next((each.zone for each in self.services if each.name == case.source and each.zone), "")
+        return case.region or self.region(case.source), case.zone or zone
+
 
 @dataclass(frozen=True, slots=True)
 class Miss:
@@ -144,9 +157,9 @@ class Judged:
 def judged(cases: Located[Cases], world: World, now: datetime) -> Iterator[Judged]:
     """Each case of a file against a World that has the file's own catalog."""
     for index, case in enumerate(cases.document.cases):
-        region = case.region or cases.document.region(case.source)
+        region, zone = cases.document.place(case)
         request = case.request.sent if case.request else None
-        came = came_of(world, case.source, case.destination, request, region, now)
+        came = came_of(world, case.source, case.destination, request, region, now, zone=zone)
         misses = tuple(_misses(case, came))
         yield Judged(case, cases.file, cases.line_of("cases", index), misses, tuple(_why(case, came)))
 
@@ -167,7 +180,8 @@ def _instance(number: int, service: CaseService, each: CaseInstance) -> Instance
         protocol=service.protocol,
         health=each.health,
         meta=each.meta,
-        region=service.region or "",
+        region=each.region or service.region or "",
+        zone=each.zone or service.zone or "",
     )
 
 
@@ -213,23 +227,44 @@ def _way_name(came: Came) -> str:
 
 
 def _goes_to(case: Case, came: Came) -> bool:
-    found = {(arrival.service, arrival.subset): arrival.percent for arrival in came.arrivals}
-    wanted = {(each.service or case.destination, each.subset): each.percent for each in case.goes_to}
+    found = _shares(came)
+    wanted = {(each.service or case.destination, each.subset): each for each in case.goes_to}
     return found.keys() == wanted.keys() and all(
-        share is None or abs(found[place] - share) <= _TOLERANCE for place, share in wanted.items()
+        (each.percent is None or abs(found[place] - each.percent) <= _TOLERANCE)
+        and (each.zone is None or _zones(came, place) == {each.zone})
+        for place, each in wanted.items()
     )
 
 
+def _shares(came: Came) -> dict[tuple[str, str | None], float]:
+    """The share of each place. Several targets may come to one, where they fail over."""
+    found: dict[tuple[str, str | None], float] = {}
+    for arrival in came.arrivals:
+        place = (arrival.service, arrival.subset)
+        found[place] = found.get(place, 0.0) + arrival.percent
+    return found
+
+
+def _zones(came: Came, place: tuple[str, str | None]) -> set[str]:
+    return {zone for each in came.arrivals if (each.service, each.subset) == place for zone in each.zones}
+
+
 def _wanted(case: Case) -> str:
-    shares = (f" {each.percent:g} %" if each.percent is not None else "" for each in case.goes_to)
-    places = (_place(each.service or case.destination, each.subset, case) for each in case.goes_to)
-    return ", ".join(f"{place}{share}" for place, share in zip(places, shares, strict=True))
+    parts = (
+        (_place(each.service or case.destination, each.subset, case), each.percent, each.zone) for each in case.goes_to
+    )
+    shares = ((place, "" if percent is None else f" {percent:g} %", zone) for place, percent, zone in parts)
+    return ", ".join(f"{place}{share}{f' in {zone}' if zone else ''}" for place, share, zone in shares)
 
 
 def _places(came: Came, case: Case) -> str:
     if came.undecided:
         return ""
-    return ", ".join(f"{_place(each.service, each.subset, case)} {each.percent:.4g} %" for each in came.arrivals)
+    zones = any(each.zone for each in case.goes_to)
+    return ", ".join(
+        f"{_place(*place, case)} {share:.4g} %" + (f" in {' and '.join(sorted(_zones(came, place)))}" if zones else "")
+        for place, share in _shares(came).items()
+    )
 
 
 def _place(service: str, subset: str | None, case: Case) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from meshagent.cli.carriage_checks import carriage_errors
+from meshagent.cli.failover_checks import failover_errors, named_backups
 from meshagent.cli.mesh import Seen, spoken
 from meshagent.cli.reading import Written, finding, name_of
 from meshagent.cli.route_checks import named_services, never_reached, route_errors
@@ -19,7 +20,7 @@ from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
 from meshagent.model.names import ANY, Protocol
 from meshagent.model.route import Route
-from meshagent.model.service import Instance
+from meshagent.model.service import Instance, Service
 from meshagent.state.changes import Name
 
 
@@ -51,14 +52,15 @@ def findings(written: Sequence[Written], deleted: Collection[Name], before: Seen
     documents = {name: stated.thing for name, stated in before.documents.items() if name not in deleted}
     after = documents | {name_of(each): each.document for each in written}
 
-    def speaks(name: str) -> Collection[Protocol]:
+    def protocols(name: str) -> Collection[Protocol]:
         return spoken(after.get(("service", name)), before.instances, name)
 
     errors = [
         *_mesh_errors(written, before),
         *_l7_errors(written, deleted, after, before.instances),
-        *route_errors(written, deleted, after, speaks),
-        *carriage_errors(written, after, speaks),
+        *route_errors(written, deleted, after, protocols),
+        *failover_errors(written, deleted, after, protocols),
+        *carriage_errors(written, after, protocols),
     ]
     known = before.services | {name for kind, name in after if kind == "service"}
     unknown = _unknown(written, known) if before.services else ()  # a new mesh knows nobody yet
@@ -136,3 +138,5 @@ def _names(document: Document) -> Iterator[tuple[str, tuple[str | int, ...]]]:
             yield source.name, ("sources", index, "name")
     elif isinstance(document, Route):
         yield from named_services(document)
+    elif isinstance(document, Service):
+        yield from named_backups(document)

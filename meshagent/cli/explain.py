@@ -16,7 +16,7 @@ from meshagent.cli.rules import Data, verdict_data, verdict_words
 from meshagent.cli.session import Session
 from meshagent.cli.settings_words import settings_data, settings_of, settings_words
 from meshagent.cli.soundness import unknown_service
-from meshagent.cli.ways import Journey, journey, region_of, way_data, way_words
+from meshagent.cli.ways import Journey, failover_data, failover_words, journey, standing, way_data, way_words
 from meshagent.cli.ways import called as called_of
 from meshagent.model.names import ANY, HTTP_PROTOCOLS
 from meshagent.model.route import Target
@@ -68,6 +68,7 @@ async def check(
 @click.argument("path", required=False)
 @click.option("--header", multiple=True, type=SENT_HEADER, metavar="NAME=VALUE", help="A header of the request.")
 @click.option("--region", metavar="REGION", help="Where the caller's host stands; where its instances do unless told.")
+@click.option("--zone", metavar="ZONE", help="The zone of the caller's host; that of its instances unless told.")
 @mesh_options("store", "config", "output")
 @click.pass_obj
 @awaited
@@ -79,6 +80,7 @@ async def explain(
     path: str | None,
     header: tuple[tuple[str, str], ...],
     region: str | None,
+    zone: str | None,
 ) -> int:
     """Why a call of SOURCE to DESTINATION is allowed or refused, which way it takes, and which instances it would reach.
 
@@ -90,7 +92,7 @@ async def explain(
     \b
     Example:  meshagent explain web payments GET /reports
     """
-    answer = await _answer(session, source, destination, _request(method, path, header), region)
+    answer = await _answer(session, source, destination, _request(method, path, header), (region, zone))
     called = [_instance(each, called) for each, called in answer.instances]
     table = Table(("INSTANCE", "HOST", "ADDRESS", "HEALTH", "CALLED"), [_cells(each) for each in called])
     data = {**answer.data, "settings": settings_data(answer.settings), "instances": called}
@@ -118,7 +120,11 @@ class _Answer:
 
 
 async def _answer(
-    session: Session, source: str, destination: str, request: Request | None, region: str | None = None
+    session: Session,
+    source: str,
+    destination: str,
+    request: Request | None,
+    told: tuple[str | None, str | None] = (None, None),  # the caller's region and zone
 ) -> _Answer:
     async with session.mesh() as mesh:
         seen = await mesh.read()
@@ -132,14 +138,17 @@ async def _answer(
     if request is not None and protocol not in HTTP_PROTOCOLS:
         say(f"{destination} is a tcp service: its proxy sees connections, not requests")
         request = None
-    region = region_of(world, source) if region is None else region
-    outbound = outbound_of(world, source, destination, region)
+    region, zone = (
+        known if given is None else given for given, known in zip(told, standing(world, source), strict=True)
+    )
+    outbound = outbound_of(world, source, destination, region, zone)
     way = journey(outbound, request)
     judge, arrives, verdict = _judged(seen, outbound, way, (Target(service=destination), request))
     default = _default_origin(seen)
     data = verdict_data(source, destination, request, verdict, default)
     data |= {"protocol": protocol, "revision": seen.revision, "route": way_data(way, destination), "judge": judge}
-    lines = [verdict_words(data, verdict.rule, default), way_words(way, destination)]
+    data["failover"] = failover_data(way)
+    lines = [verdict_words(data, verdict.rule, default), way_words(way, destination), failover_words(way)]
     carriage = carriage_of(world, outbound, seen.guard(judge, now_utc()))
     data |= {"data_path": carriage.data_path}
     lines.append(carriage.words)
@@ -186,6 +195,7 @@ def _instance(instance: Instance, called: bool) -> Data:
         "host": instance.host,
         "address": instance.address,
         "port": instance.port,
+        "region": instance.region,
         "zone": instance.zone,
         "health": instance.health,
         "service": instance.service,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from meshagent.cli import route_lints
+from meshagent.cli import failover_checks, route_lints
 from meshagent.cli.mesh import Seen, spoken
 from meshagent.cli.reading import Written, finding, name_of
 from meshagent.cli.route_checks import named_services
@@ -18,7 +18,10 @@ from meshagent.model.mesh import Mesh
 from meshagent.model.names import ANY, HTTP_PROTOCOLS, Protocol
 from meshagent.model.route import Route
 from meshagent.model.service import Service
+from meshagent.model.world import Stated
 from meshagent.policy.covers import covers
+from meshagent.policy.plan import reach
+from meshagent.policy.precedence import guard
 from meshagent.state.changes import Name
 
 
@@ -34,6 +37,15 @@ class Around:
     def protocols(self, service: str) -> frozenset[Protocol]:
         """What a service speaks; empty when nobody knows."""
         return spoken(self.documents.get(("service", service)), self.seen.instances, service)
+
+    def allowed(self, service: str) -> frozenset[str]:
+        """The sources that intentions name, here or for every destination, and that may make some call of a service."""
+        documents = {name: each for (kind, name), each in self.documents.items() if kind == "intention"}
+        intentions = {name: Stated(each) for name, each in documents.items() if isinstance(each, Intention)}
+        mesh = self.documents.get(("mesh", "mesh"))
+        rules = guard(service, "http", mesh if isinstance(mesh, Mesh) else Mesh(), intentions, self.now)
+        named = {source.name for each in intentions.values() for source in each.thing.sources} - {ANY, service}
+        return frozenset(name for name in named if reach(rules.rule_for(name), rules.default) != "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +85,9 @@ def _case_gap(written: Written, _: Around) -> Iterator[Problem]:
 def _nobody(written: Written, around: Around) -> Iterator[Problem]:
     if not around.seen.services:
         return  # a new mesh knows nobody yet
-    if isinstance(written.document, Route):
-        for name, path in named_services(written.document):
-            if words := unknown_service(name, around.known):
-                yield finding(written, words, *path)
+    for name, path in _led_to(written):
+        if words := unknown_service(name, around.known):
+            yield finding(written, words, *path)
     if not isinstance(written.document, Intention):
         return
     if words := unknown_service(written.document.name, around.known):
@@ -84,6 +95,13 @@ def _nobody(written: Written, around: Around) -> Iterator[Problem]:
     for index, source in _sources(written):
         if words := unknown_service(source.name, around.known):
             yield finding(written, words, "sources", index, "name")
+
+
+def _led_to(written: Written) -> Iterator[tuple[str, tuple[str | int, ...]]]:
+    if isinstance(written.document, Route):
+        yield from named_services(written.document)
+    elif isinstance(written.document, Service):
+        yield from failover_checks.named_backups(written.document)
 
 
 def _over(written: Written, around: Around) -> Iterator[Problem]:
@@ -150,6 +168,8 @@ CHECKS: Mapping[str, Check] = {
     "L011": lambda written, around: route_lints.nowhere(written, around.seen.instances, around.documents),
     "L012": lambda written, _: route_lints.no_time_to_retry(written),
     "L013": lambda written, _: route_lints.copied_to_itself(written),
+    "L014": lambda written, around: failover_checks.nobody_stands_there(written, around.seen.instances),
+    "L015": lambda written, around: failover_checks.refused_there(written, around.allowed),
     "L016": _as_bytes,
 }
 

@@ -62,8 +62,3 @@ def weights(fields: Fields, name: str, given: Sequence[float | None], whole: int
                 )
     factor = 1 if all(each.is_integer() for each in map(float, plain)) else 100
     return [round(each * factor) for each in plain]
-
-
-def fallback(fields: Fields, name: str) -> None:
-    """Failover to other services and places has no field in a service document yet."""
-    fields.leave("failover is not known to this version of meshagent", name)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from meshagent.model.failover import Failover, backups, check_order
 from meshagent.model.names import Address, DataPath, Duration, Model, Protocol, ServiceName
 from meshagent.model.traffic import Admission, Traffic
 
@@ -36,6 +37,17 @@ class Service(Traffic, Admission):
     mtls: Literal["strict", "permissive"] = "strict"
     data_path: DataPath = "l7"
     subsets: Subsets = {}
+    failover: Failover = ()
+
+    @model_validator(mode="after")
+    def _fails_over_in_order(self) -> Self:
+        check_order(self.failover, self.name)
+        return self
+
+    @property
+    def backups(self) -> tuple[str, ...]:
+        """The services that are called in its place, in order."""
+        return backups(self.failover)
 
     def subsets_of(self, meta: Mapping[str, str]) -> tuple[str, ...]:
         """The subsets that an instance with this meta belongs to, by name."""

@@ -95,14 +95,29 @@ class Inbound:
 
 
 @dataclass(frozen=True, slots=True)
+class Tier:
+    """The instances of one place, of those that no earlier tier has. None: wherever they stand."""
+
+    region: str | None = None
+    zone: str | None = None
+
+    def holds(self, region: str, zone: str) -> bool:
+        """Whether an instance that stands there belongs here."""
+        return self.region in (None, region) and self.zone in (None, zone)
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One instance of an upstream, as its callers see it."""
+    """One instance of an upstream, as its callers see it. Where it stands is told where the upstream has tiers."""
 
     address: str
     port: int
     healthy: bool = True
     subsets: tuple[str, ...] = ()  # of the service, that it belongs to
     proxy: Literal["", "consul"] = ""  # whose it stands behind, where that is not ours
+    tier: int | None = None
+    region: str = ""
+    zone: str = ""
 
     @property
     def native(self) -> bool:
@@ -149,7 +164,9 @@ class Outbound:
     subset: str = ""
     data_path: Literal["", "l4"] = ""  # l4: connections of an HTTP upstream are passed on as bytes
     ways: tuple[Way, ...] = ()  # the first that matches a request decides; none: the upstream itself
-    beyond: tuple[Outbound, ...] = ()  # what the ways lead to besides the upstream as a whole
+    beyond: tuple[Outbound, ...] = ()  # what the ways and failovers lead to besides the upstream as a whole
+    tiers: tuple[Tier, ...] = ()  # an instance is called while no earlier tier has one in service; none: all are alike
+    failover: tuple[str, ...] = ()  # the services that are called while none of it is in service, in order
 
     @property
     def listened(self) -> bool:

@@ -76,7 +76,7 @@ class World:
     instances: Mapping[str, tuple[Instance, ...]] = field(default_factory=dict)  # by service, sorted by host and id
     bundle: TrustBundle = TrustBundle()
     routes: Mapping[str, Stated[Route]] = field(default_factory=dict)  # by the service that is called
-    awaits: bool = False  # what a route leads to, so an older one still counts: the revision is not in force as a whole
+    awaits: bool = False  # something that a route or failover leads to: the revision is not in force as a whole
     vetoes: Vetoes = NO_VETOES
 
     def permissive(self, service: str) -> bool:

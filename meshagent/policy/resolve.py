@@ -21,7 +21,9 @@ from meshagent.model.world import Local, World
 from meshagent.policy.carriage import carried, data_path
 from meshagent.policy.cuts import chained_sources, next_chains, next_default_cut
 from meshagent.policy.defaults import sampling_of, traffic_of, with_tracing
+from meshagent.policy.failover import backups_of, with_failover
 from meshagent.policy.precedence import guard, next_expiry
+from meshagent.policy.tiers import Tiers, placed, tiers_of
 from meshagent.policy.vetoes import vetoed
 from meshagent.policy.ways import with_ways
 
@@ -33,6 +35,7 @@ class Host:
     name: str
     address: str
     region: str = ""
+    zone: str = ""
 
 
 def resolve(
@@ -87,10 +90,10 @@ def known_protocol(world: World, service: str, registered: Protocol | None = Non
     return next((each.protocol for each in world.instances.get(service, ()) if not each.plain), None)
 
 
-def outbound_of(world: World, source: str, upstream: str, region: str = "") -> Outbound:
-    """How a caller on some host in a region reaches an upstream, whether it has declared it or not."""
+def outbound_of(world: World, source: str, upstream: str, region: str = "", zone: str = "") -> Outbound:
+    """How a caller on some host in a region and zone reaches an upstream, whether it has declared it or not."""
     declared = Outbound(source, upstream, protocol_of(world, upstream), ())
-    return _reached(world, Host("", "", region), declared, ())
+    return _reached(world, Host("", "", region, zone), declared, ())
 
 
 def _renewed(world: World, last: Resolved, now: datetime) -> ProxyView:
@@ -237,9 +240,10 @@ def _outbound(
 
 
 def _leads_to(outbound: Outbound, world: World, moved: set[str]) -> bool:
-    """Whether what moved has to do with an outbound: its upstream, or what the route of that names."""
+    """Whether what moved has to do with an outbound: its upstream, what the route of that names, or their failovers."""
     route = world.routes.get(outbound.upstream)
-    return outbound.upstream in moved or (route is not None and not moved.isdisjoint(route.thing.services))
+    named = {outbound.upstream, *route.thing.services} if route else {outbound.upstream}
+    return not (moved.isdisjoint(named) and moved.isdisjoint(backups_of(world.services, named)))
 
 
 def _reached(world: World, host: Host, outbound: Outbound, locals_: tuple[Local, ...]) -> Outbound:
@@ -252,7 +256,8 @@ def _reached(world: World, host: Host, outbound: Outbound, locals_: tuple[Local,
         place = Outbound(outbound.source, service, known, (), local_address="") if known else None
         return _found(world, host, place, locals_) if place else None
 
-    new = carried(with_ways(found, world.routes.get(outbound.upstream), host.region, other))
+    ways = with_ways(found, world.routes.get(outbound.upstream), host.region, other)
+    new = carried(with_failover(ways, world.services, other))
     return outbound if new == outbound else new
 
 
@@ -260,14 +265,17 @@ def _found(world: World, host: Host, outbound: Outbound, locals_: tuple[Local, .
     """The outbound with how its upstream speaks and its instances."""
     service = outbound.upstream
     stated = world.services.get(service)
+    tiers = tiers_of(stated.thing.failover, host.region, host.zone) if stated else ()
     protocol = protocol_of(world, service, _spoken_here(service, locals_), outbound.protocol)
     return replace(
         outbound,
         protocol=protocol,
-        endpoints=_endpoints(world, host, service, locals_),
-        plain_endpoints=_plain_endpoints(world, service),
+        endpoints=_endpoints(world, host, service, locals_, tiers),
+        plain_endpoints=_plain_endpoints(world, service, tiers),
         traffic=traffic_of(world.mesh, stated.thing if stated else None),
         divided=bool(stated and stated.thing.subsets),
+        tiers=tiers,
+        failover=(),
         data_path=data_path(stated, protocol),
     )
 
@@ -281,35 +289,43 @@ def _admission(world: World, service: str) -> Admission:
     return stated.thing.admission if stated else ALL_ADMITTED
 
 
-def _endpoints(world: World, host: Host, service: str, locals_: tuple[Local, ...]) -> tuple[Endpoint, ...]:
+def _endpoints(
+    world: World, host: Host, service: str, locals_: tuple[Local, ...], tiers: Tiers
+) -> tuple[Endpoint, ...]:
     """The catalog's instances elsewhere, and what runs here as this host knows it, which is always newer."""
     elsewhere = (
-        _endpoint(world, instance)
+        _endpoint(world, instance, tiers)
         for instance in world.instances.get(service, ())
         if instance.host != host.name and instance.health != "draining" and not instance.plain
     )
     here = (
-        Endpoint(host.address, local.mtls_port, local.healthy, _subsets(world, service, local.definition.meta))
+        placed(_here(world, host, local), tiers, host.region, host.zone)
         for local in locals_
         if local.definition.name == service and not local.draining
     )
     return tuple(sorted({*elsewhere, *here}, key=lambda endpoint: (endpoint.address, endpoint.port)))
 
 
-def _plain_endpoints(world: World, service: str) -> tuple[Endpoint, ...]:
+def _here(world: World, host: Host, local: Local) -> Endpoint:
+    definition = local.definition
+    return Endpoint(host.address, local.mtls_port, local.healthy, _subsets(world, definition.name, definition.meta))
+
+
+def _plain_endpoints(world: World, service: str, tiers: Tiers) -> tuple[Endpoint, ...]:
     """The instances that somebody registered without meshagent: of a permissive service, or behind Consul's proxies."""
     permissive = world.permissive(service)
     native = bool(world.bundle.domains(world.mesh.trust_domain).consul.forms)
     found = (
         each for each in world.instances.get(service, ()) if each.plain and (native if each.native else permissive)
     )
-    told = {_endpoint(world, each) for each in found}
+    told = {_endpoint(world, each, tiers) for each in found}
     return tuple(sorted(told, key=lambda endpoint: (endpoint.address, endpoint.port)))
 
 
-def _endpoint(world: World, each: Instance) -> Endpoint:
+def _endpoint(world: World, each: Instance, tiers: Tiers) -> Endpoint:
     subsets = _subsets(world, each.service, each.meta)
-    return Endpoint(each.address, each.port, each.health == "passing", subsets, "consul" if each.native else "")
+    found = Endpoint(each.address, each.port, each.health == "passing", subsets, "consul" if each.native else "")
+    return placed(found, tiers, each.region, each.zone)
 
 
 def _subsets(world: World, service: str, meta: Mapping[str, str]) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 from meshagent.model.matching import RouteMatch
 from meshagent.model.names import ANY
-from meshagent.model.view import Way
+from meshagent.model.view import Outbound, Way
 from meshagent.model.world import World
 from meshagent.policy.covers import covers_route
+from meshagent.policy.failover import landing
 from meshagent.policy.resolve import outbound_of
 from meshagent.policy.ways import place
 
@@ -53,7 +54,10 @@ class Shift:
 
 def shifts(before: World, after: World) -> tuple[Shift, ...]:
     """Every kind of request that fares otherwise, by destination. What callers share is said once."""
-    return tuple(shift for name in sorted({*before.routes, *after.routes}) for shift in _towards(name, before, after))
+    worlds = (before, after)
+    failing_over = {name for world in worlds for name, stated in world.services.items() if stated.thing.backups}
+    named = {*before.routes, *after.routes, *failing_over}
+    return tuple(shift for name in sorted(named) for shift in _towards(name, before, after))
 
 
 def _towards(destination: str, before: World, after: World) -> Iterator[Shift]:
@@ -80,13 +84,10 @@ def _of_caller(source: str, region: str, destination: str, before: World, after:
     """Every kind of this caller's requests, also those that go on as before."""
     caller = "" if source == ANY else source
     outbounds = [outbound_of(world, caller, destination, region) for world in (before, after)]
-    old, new = (outbound.ways for outbound in outbounds)
+    old, new = outbounds
     tcp = not outbounds[1].by_request
-    kinds = dict.fromkeys((*(_asked(way) for way in (*new, *old)), _EVERYTHING))
-    found = [
-        Shift(source, region, destination, kind, _shares(old, kind, destination), _shares(new, kind, destination))
-        for kind in kinds
-    ]
+    kinds = dict.fromkeys((*(_asked(way) for way in (*new.ways, *old.ways)), _EVERYTHING))
+    found = [Shift(source, region, destination, kind, _shares(old, kind), _shares(new, kind)) for kind in kinds]
     kept = [shift for shift in found if not any(_says_more(other, shift) for other in found)]
     return [replace(_with_rest(shift, kept), connections=tcp) for shift in kept]
 
@@ -96,17 +97,20 @@ def _asked(way: Way) -> RouteMatch:
     return way.rule.match.model_copy(update={"sources": (), "regions": ()})
 
 
-def _shares(ways: Sequence[Way], kind: RouteMatch, destination: str) -> Shares:
-    way = next((way for way in ways if covers_route(_asked(way), kind)), None)
-    if way is None:
-        return {Place(destination): 100.0}
-    answered = way.rule.redirect or way.rule.respond
-    if answered or way.nowhere:
+def _shares(outbound: Outbound, kind: RouteMatch) -> Shares:
+    """Where requests of a kind go now. What has no instance in service is told as what it fails over to."""
+    way = next((way for way in outbound.ways if covers_route(_asked(way), kind)), None)
+    answered = (way.rule.redirect or way.rule.respond) if way else None
+    if way and (answered or way.nowhere):
         return {Place("", None, answered.status if answered else 503): 100.0}
-    if not way.to:
-        return {Place(destination): 100.0}
-    total = sum(target.weight for target in way.to)
-    return {Place(place(each, destination), each.subset): 100 * each.weight / total for each in way.to}
+    targets = [(place(each, outbound.upstream), each.subset, each.weight) for each in way.to] if way else []
+    total = sum(weight for _, _, weight in targets)
+    shares: dict[Place, float] = {}
+    for service, subset, weight in targets or [(outbound.upstream, None, 0)]:
+        where = landing(outbound, service, subset)
+        found = Place(where.service, where.subset)
+        shares[found] = shares.get(found, 0.0) + (100 * weight / total if targets else 100.0)
+    return shares
 
 
 def _says_more(wide: Shift, narrow: Shift) -> bool:

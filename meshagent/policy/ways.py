@@ -23,7 +23,7 @@ def with_ways(outbound: Outbound, route: Stated[Route] | None, region: str, reac
     if route is None or not rules:
         return replace(outbound, ways=(), beyond=())
     named = {name for _, rule in rules for name in _named(rule, outbound.upstream)}
-    found = {name: other for name in named if (other := reach(name)) and _alike(other, outbound)}
+    found = {name: other for name in named if (other := reach(name)) and alike(other, outbound)}
     reached = {outbound.upstream: outbound} | found
     return replace(
         outbound,
@@ -64,7 +64,7 @@ def _named(rule: RouteRule, upstream: str) -> set[str]:
     return {*called, *copied} - {upstream}
 
 
-def _alike(other: Outbound, outbound: Outbound) -> bool:
+def alike(other: Outbound, outbound: Outbound) -> bool:
     """Requests cannot be sent where connections alone are understood, nor the other way round."""
     return (other.protocol in HTTP_PROTOCOLS) == (outbound.protocol in HTTP_PROTOCOLS)
 
@@ -77,11 +77,12 @@ def _parts(
     for mirror in (each for _, rule in rules for each in rule.mirror):
         whole = reached.get(place(mirror, upstream))
         if whole and mirror.subset:
-            parts[f"{whole.upstream}#{mirror.subset}"] = _part(whole, mirror.subset)
+            parts[f"{whole.upstream}#{mirror.subset}"] = part_of(whole, mirror.subset)
     return parts
 
 
-def _part(whole: Outbound, subset: str) -> Outbound:
+def part_of(whole: Outbound, subset: str) -> Outbound:
+    """One subset of a service, as if it were a service."""
     return Outbound(
         source=whole.source,
         upstream=whole.upstream,
@@ -91,4 +92,5 @@ def _part(whole: Outbound, subset: str) -> Outbound:
         traffic=whole.traffic,
         plain_endpoints=tuple(each for each in whole.plain_endpoints if subset in each.subsets),
         subset=subset,
+        tiers=whole.tiers,
     )

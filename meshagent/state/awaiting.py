@@ -1,7 +1,8 @@
-"""Routes that wait for what they lead to. Pure.
+"""Routes that wait for what they lead to, and what services fail over to. Pure.
 
 A route that names a service of which this host knows nothing would send requests nowhere until that is told. So it counts
-from then on, and the route before it until then; nothing else waits for it.
+from then on, and the route before it until then; nothing else waits for it. A failover waits for nobody: calls go on as
+before until it is needed, and a service that is not known yet is passed over.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from meshagent.model.route import Route
+from meshagent.model.service import Service
 from meshagent.model.world import Stated
 
 Routes = Mapping[str, Stated[Route]]
+Services = Mapping[str, Stated[Service]]
 Known = Callable[[str], bool]
 """Whether the instances of a service were told once, be there any or none."""
 
@@ -64,3 +67,19 @@ class Awaiting:
             named = frozenset(name for stated in every for name in stated.thing.services)
             self._named = (routes, self._routes, named)
         return named
+
+
+class Backups:
+    """The services that others fail over to: one level deep, as proxies carry it out."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Services, frozenset[str], frozenset[str]] = ({}, frozenset(), frozenset())
+
+    def of(self, services: Services, called: frozenset[str]) -> frozenset[str]:
+        """Those of the services that are called."""
+        held, before, found = self._last
+        if held is not services or before != called:
+            stated = (services.get(name) for name in called)
+            found = frozenset(backup for each in stated if each for backup in each.thing.backups)
+            self._last = (services, called, found)
+        return found

@@ -7,7 +7,8 @@
   one that cannot be read; and so is one that the index names and the store does not show.
 - An absent record is not a deletion (a deletion is a record that says so): what a store hides is still enforced.
 - Instances go when a listing no longer has them, but not while the manifest is missing: the store may have lost everything.
-- A route that leads to further services counts once their instances are known; until then the one before it does.
+- A route that leads to further services counts once their instances are known; until then the one before it does. A
+  service that others fail over to is followed likewise, and the revision is not in force as a whole before it is known.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.mesh import Mesh
 from meshagent.model.world import Stated, World
-from meshagent.state.awaiting import Awaiting
+from meshagent.state.awaiting import Awaiting, Backups
 from meshagent.state.index import Proof
 from meshagent.state.keys import Interest, Keys
 from meshagent.state.listings import usable
@@ -50,6 +51,7 @@ class Fold:
         self._world = last_good
         self._pending: set[str] = set()
         self._awaiting = Awaiting()
+        self._backups = Backups()
         self._early: set[str] = set()  # records that came before the manifest that makes them count
         self._problems: dict[str, str] = {}
 
@@ -61,9 +63,11 @@ class Fold:
 
     @property
     def beyond(self) -> frozenset[str]:
-        """The services, besides the upstreams, that routes lead to or will lead to: what a host has to follow too."""
+        """The services, besides the upstreams, that routes and failovers lead to: what a host has to follow too."""
         routes = self._world.routes if self._world else {}
-        return self._awaiting.named(routes) - self._interest.upstreams
+        called = self._interest.upstreams | self._awaiting.named(routes)
+        backups = self._backups.of(self._world.services if self._world else {}, called)
+        return (called | backups) - self._interest.upstreams
 
     @property
     def world(self) -> World | None:
@@ -189,9 +193,10 @@ class Fold:
         relisted = {name: each.instances for name, each in self._relisted(before).items()}
         instances = {**before.instances, **relisted} if relisted else before.instances
         routes = self._awaiting.settle(before.routes, by_kind["route"], self._known)
-        return World(
-            revision, mesh, by_kind["intention"], by_kind["service"], instances, bundle, routes, bool(self._awaiting)
-        )
+        services = by_kind["service"]
+        backups = self._backups.of(services, self._interest.upstreams | self._awaiting.named(routes))
+        awaits = bool(self._awaiting) or not all(map(self._known, backups))
+        return World(revision, mesh, by_kind["intention"], services, instances, bundle, routes, awaits)
 
     def _known(self, service: str) -> bool:
         return service in self._listings or (self._world is not None and service in self._world.instances)

@@ -148,7 +148,10 @@ def bucket_of(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """What one host needs to know: the services that run on it, those that they call, and those that routes lead to."""
+    """What one host needs to know: the services that run on it, those that they call, and those that these lead to.
+
+    `beyond`: by their routes and failovers.
+    """
 
     services: frozenset[str] = frozenset()
     upstreams: frozenset[str] = frozenset()

@@ -22,6 +22,7 @@ from meshagent.translate.traffic import limit, pooled, shape
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _PLAIN, _NATIVE = "plain", "native"
 _CONNECT_SECONDS = 2
+_ONE_IS_ENOUGH = 100_000  # percent: of up to a thousand instances
 _APP_IDLE_SECONDS = (
     4  # below the 5 s after which common app servers close a kept connection: no race for the last request
 )
@@ -92,7 +93,9 @@ def load_assignment(outbound: Outbound) -> ClusterLoadAssignment:
     """The endpoints. None is said explicitly: a removed resource would leave the old ones in use (measured)."""
     assignment = ClusterLoadAssignment(cluster_name=upstream_name(outbound))
     plain = () if outbound.protocol in HTTP_PROTOCOLS else outbound.plain_endpoints
-    if outbound.endpoints or plain:
+    if outbound.tiers:
+        _by_tier(assignment, outbound, outbound.endpoints, plain)
+    elif outbound.endpoints or plain:
         locality = assignment.endpoints.add()
         for endpoint in outbound.endpoints:
             _add_endpoint(locality, endpoint)
@@ -104,13 +107,40 @@ def load_assignment(outbound: Outbound) -> ClusterLoadAssignment:
 def plain_assignment(outbound: Outbound) -> ClusterLoadAssignment:
     """The endpoints of the plain cluster."""
     assignment = ClusterLoadAssignment(cluster_name=plain_name(outbound))
-    locality = assignment.endpoints.add()
     mixed = any(endpoint.native for endpoint in outbound.plain_endpoints)
+    if outbound.tiers:
+        _by_tier(
+            assignment, outbound, () if mixed else outbound.plain_endpoints, outbound.plain_endpoints if mixed else ()
+        )
+        return assignment
+    locality = assignment.endpoints.add()
     for endpoint in outbound.plain_endpoints:
         added = _add_endpoint(locality, endpoint)
         if mixed:
             _by_socket(added, endpoint)
     return assignment
+
+
+def _by_tier(
+    assignment: ClusterLoadAssignment,
+    outbound: Outbound,
+    plainly: tuple[Endpoint, ...],
+    by_socket: tuple[Endpoint, ...],
+) -> None:
+    """Each tier as a priority, also one that is empty: no instance that comes or goes moves another.
+
+    Envoy sends a priority as much as its share of healthy instances times this factor, up to all: so one is enough.
+    """
+    assignment.policy.overprovisioning_factor.value = _ONE_IS_ENOUGH
+    for number in range(len(outbound.tiers)):
+        held = [each for each in (*plainly, *by_socket) if each.tier == number]
+        for region, zone in sorted({(each.region, each.zone) for each in held}) or [("", "")]:
+            locality = assignment.endpoints.add(priority=number)
+            locality.locality.region, locality.locality.zone = region, zone
+            for endpoint in (each for each in held if (each.region, each.zone) == (region, zone)):
+                added = _add_endpoint(locality, endpoint)
+                if endpoint in by_socket:
+                    _by_socket(added, endpoint)
 
 
 def _other_sockets(cluster: Cluster, outbound: Outbound, domains: Domains) -> None:

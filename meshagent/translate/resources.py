@@ -25,6 +25,7 @@ from meshagent.translate.clusters import (
     upstream_cluster,
     upstream_name,
 )
+from meshagent.translate.failover import failover_clusters
 from meshagent.translate.inbound import (
     inbound_listener,
     inbound_listener_name,
@@ -222,6 +223,8 @@ def _call_once(outbound: Outbound, view: ProxyView, settings: Settings) -> _Name
             yield EDS, plain_name(reached), plain_assignment(reached)
     for reached in outbound.beyond:
         yield EDS, upstream_name(reached), load_assignment(reached)
+    for cluster in failover_clusters(outbound):
+        yield CDS, cluster.name, cluster
     if outbound.listened:
         yield LDS, outbound_listener_name(outbound), outbound_listener(outbound, view, settings)
     yield from _ways(outbound, view, settings)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from envoy.config.route.v3.route_components_pb2 import RetryPolicy, RouteAction
 from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
+from envoy.extensions.retry.priority.previous_priorities.v3.previous_priorities_config_pb2 import (
+    PreviousPrioritiesConfig,
+)
 
 from meshagent.model.route import Retry
 from meshagent.translate.settings import pack
@@ -46,6 +49,12 @@ def retried(policy: RetryPolicy, asked: Retry) -> None:
 def hedged(action: RouteAction) -> None:
     """A try that lasts too long goes on beside the next one."""
     action.hedge_policy.hedge_on_per_try_timeout = True
+
+
+def onward(policy: RetryPolicy, after: int) -> None:
+    """After so many tries, go on in the next tier or service: the first may be dead and not be known to be."""
+    policy.retry_priority.name = "envoy.retry_priorities.previous_priorities"
+    pack(policy.retry_priority.typed_config, PreviousPrioritiesConfig(update_frequency=after))
 
 
 def _where_the_app_is_reached(policy: RetryPolicy) -> None:

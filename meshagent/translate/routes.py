@@ -5,7 +5,7 @@ Both change without a listener or a cluster, so no connection and no stream is d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -23,7 +23,8 @@ from meshagent.translate.accesslog import MARKED, access_log, log_mark
 from meshagent.translate.choosing import choose_by
 from meshagent.translate.clusters import plain_name, upstream_name
 from meshagent.translate.extras import add_extras, set_percent
-from meshagent.translate.retries import UNREACHED, hedged, retried, safe_retries
+from meshagent.translate.failover import lead_name, part_of, services_of, tries_in_place
+from meshagent.translate.retries import UNREACHED, hedged, onward, retried, safe_retries
 from meshagent.translate.rewriting import move_prefix, rewritten
 from meshagent.translate.settings import Settings
 from meshagent.translate.subsets import choose
@@ -67,14 +68,14 @@ def outbound_proxy(outbound: Outbound, view: ProxyView, settings: Settings) -> T
         proxy = tcp_forward(prefix, NOWHERE)
     elif len(places) == 1:
         proxy = tcp_forward(prefix, places[0].cluster)
-        if subset := places[0].target.subset:
+        if subset := places[0].subset:
             choose(proxy.metadata_match, subset)
     else:
         proxy = tcp_forward(prefix, "")
         for each in places:
             share = proxy.weighted_clusters.clusters.add(name=each.cluster, weight=each.weight)
-            if each.target.subset:
-                choose(share.metadata_match, each.target.subset)
+            if each.subset:
+                choose(share.metadata_match, each.subset)
     idle = way.rule.idle_timeout if way else None
     if (idle := outbound.traffic.timeouts.idle if idle is None else idle) is not None:
         proxy.idle_timeout.FromTimedelta(idle)
@@ -114,6 +115,9 @@ def _forward(action: RouteAction, rule: RouteRule, targets: tuple[Target, ...], 
         safe_retries(action.retry_policy, 2, elsewhere=True)
     elif rule.retry.attempts:
         retried(action.retry_policy, rule.retry)
+    called = tuple(dict.fromkeys(target.service or outbound.upstream for target in targets))
+    if 0 < (tries := tries_in_place(outbound, called)) <= action.retry_policy.num_retries.value:
+        onward(action.retry_policy, tries)
     if rule.hedge:
         hedged(action)
     if rule.rewrite:
@@ -122,8 +126,8 @@ def _forward(action: RouteAction, rule: RouteRule, targets: tuple[Target, ...], 
         for name in _copied_to(mirror.service or outbound.upstream, mirror.subset or "", outbound):
             copy = action.request_mirror_policies.add(cluster=name, disable_shadow_host_suffix_append=True)
             set_percent(copy.runtime_fraction.default_value, mirror.percent)
-    reached = _reached(outbound)
-    for service in dict.fromkeys(target.service or outbound.upstream for target in targets):
+    reached = services_of(outbound)
+    for service in dict.fromkeys((*called, *(other for name in called for other in reached[name].failover))):
         hash_policies(action, reached[service].traffic.load_balancer)
 
 
@@ -140,45 +144,53 @@ def _timed(action: RouteAction, rule: RouteRule, told: Timeouts) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A cluster that requests of a target go to, with its weight among all."""
+    """A cluster that requests of a target go to, with its weight among all, and the subset to choose there."""
 
     target: Target
     cluster: str
     weight: int
+    subset: str | None
 
 
 def _weighed(targets: tuple[Target, ...], outbound: Outbound) -> Iterator[_Place]:
     """The clusters of the targets. Where one has instances in plain text, each cluster by its instances in service."""
-    reached = _reached(outbound)
+    reached = services_of(outbound)
     pairs = [(target, reached[target.service or outbound.upstream]) for target in targets]
-    plainly = [_in_service(to.plain_endpoints, target) if _http(to) else 0 for target, to in pairs]
-    if not any(plainly):
-        yield from (_Place(target, upstream_name(to), target.weight) for target, to in pairs)
-        return
+    plainly = [_in_service(to, to.plain_endpoints, target) if _http(to) else 0 for target, to in pairs]
     for (target, to), plain in zip(pairs, plainly, strict=True):
-        mesh = _in_service(to.endpoints, target)
-        whole = target.weight * _FINE if len(pairs) > 1 else mesh + plain
-        yield _Place(target, upstream_name(to), whole * mesh // (mesh + plain) if plain else whole)
+        own = part_of(outbound, to.upstream, target.subset) if to.failover and target.subset else None
+        lead, subset = (lead_name(own), None) if own else (lead_name(to), target.subset)
+        if not any(plainly):
+            yield _Place(target, lead, target.weight, subset)
+            continue
+        mesh = _in_service(to, to.endpoints, target)
+        fine = target.weight * _FINE if len(pairs) > 1 else mesh + plain
+        yield _Place(target, lead, fine * mesh // (mesh + plain) if plain else fine, subset)
         if plain:
-            yield _Place(target, plain_name(to), whole * plain // (mesh + plain))
+            yield _Place(target, plain_name(to), fine * plain // (mesh + plain), target.subset)
 
 
-def _in_service(endpoints: tuple[Endpoint, ...], target: Target) -> int:
-    return sum(each.healthy and (target.subset is None or target.subset in each.subsets) for each in endpoints)
+def _in_service(to: Outbound, endpoints: tuple[Endpoint, ...], target: Target) -> int:
+    """How many of these are called: those in service, of the first tier that has any."""
+    if not endpoints:
+        return 0
+    serving = [each for each in to.reached if each.healthy and (target.subset is None or target.subset in each.subsets)]
+    first = min((each.tier or 0 for each in serving), default=0)
+    return sum((each.tier or 0) == first and each in endpoints for each in serving)
 
 
 def _lead(action: RouteAction, places: tuple[_Place, ...]) -> None:
     if len(places) == 1 and places[0].target.headers == Headers():
         action.cluster = places[0].cluster
-        if subset := places[0].target.subset:
+        if subset := places[0].subset:
             choose(action.metadata_match, subset)
         return
     for each in places:
         share = action.weighted_clusters.clusters.add(name=each.cluster)
         share.weight.value = each.weight
         change_headers(share, each.target.headers)
-        if each.target.subset:
-            choose(share.metadata_match, each.target.subset)
+        if each.subset:
+            choose(share.metadata_match, each.subset)
 
 
 def change_headers(target: Route | WeightedCluster.ClusterWeight, headers: Headers) -> None:
@@ -226,11 +238,6 @@ def _copied_to(service: str, subset: str, outbound: Outbound) -> list[str]:
     if found is None:
         return []
     return [plain_name(found) if found.plain_endpoints and not found.endpoints else upstream_name(found)]
-
-
-def _reached(outbound: Outbound) -> Mapping[str, Outbound]:
-    """What requests may go to, by service."""
-    return {each.upstream: each for each in outbound.beyond if not each.subset} | {outbound.upstream: outbound}
 
 
 def _http(outbound: Outbound) -> bool:

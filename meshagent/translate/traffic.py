@@ -40,6 +40,12 @@ def shape(cluster: Cluster, traffic: Traffic) -> None:
         _check(cluster.health_checks.add(), traffic.health_check)
 
 
+def shape_aggregate(cluster: Cluster, traffic: Traffic) -> None:
+    """The settings of a cluster over others, which have their own limits: how many retries there are."""
+    _set(cluster.connect_timeout, traffic.connection_pool.connect_timeout or _CONNECT)
+    limit(cluster, ConnectionPool(), traffic.retry_budget or RetryBudget())
+
+
 def limit(cluster: Cluster, pool: ConnectionPool, budget: RetryBudget) -> None:
     """The limits, or none; and always a retry budget, so that a failure never becomes a storm."""
     limits = cluster.circuit_breakers.thresholds.add()

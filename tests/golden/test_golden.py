@@ -36,7 +36,7 @@ from tests.unit.translate.walker import allowed
 
 HERE = Path(__file__).parent
 CASES = sorted(path.parent.name for path in HERE.glob("*/input.yaml"))
-HOST = Host("vm-1", "10.0.0.11", "eu")
+HOST = Host("vm-1", "10.0.0.11", "eu", "eu-1a")
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 MESSAGES = {
     CDS: Cluster,

@@ -108,9 +108,9 @@ class Answer:
 
 
 class Caller:
-    """A keep-alive HTTP/1.1 connection to a local upstream port."""
+    """A keep-alive HTTP/1.1 connection to an upstream: its local port, or the path of its socket."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int | str) -> None:
         self.port = port
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -118,7 +118,9 @@ class Caller:
         """Send bytes and read one answer."""
         async with asyncio.timeout(timeout):
             if self.streams is None:
-                self.streams = await asyncio.open_connection("127.0.0.1", self.port)
+                path = isinstance(self.port, str)
+                opening = asyncio.open_unix_connection(self.port) if path else None
+                self.streams = await (opening or asyncio.open_connection("127.0.0.1", self.port))
             reader, writer = self.streams
             writer.write(raw)
             await writer.drain()
@@ -181,7 +183,7 @@ class Load:
     `answers` holds (time, status or error name), `reasons` the texts of answers from 500 up.
     """
 
-    def __init__(self, port: int, connections: int, rate: float) -> None:
+    def __init__(self, port: int | str, connections: int, rate: float) -> None:
         self.port, self.connections, self.rate = port, connections, rate
         self.answers: list[tuple[float, int | str]] = []
         self.reasons: list[str] = []

@@ -70,6 +70,18 @@ class Hosts:
             ip("-n", self.namespace(name), "link", "set", "eth0", "up")
             ip("-n", self.namespace(name), "route", "add", "default", "via", self.address("hub"))
 
+    def partition(self, one: str, other: str) -> None:
+        """Lose every packet between two hosts, both ways. All else goes on."""
+        ports = [f"p{self.names.index(name)}" for name in (one, other)]
+        rules = "".join(f"iifname {a} oifname {b} drop\n" for a, b in (ports, ports[::-1]))
+        chain = f"chain cut {{\ntype filter hook forward priority 0\n{rules}}}"
+        command = ("ip", "netns", "exec", self.namespace("hub"), "nft", "-f", "-")
+        subprocess.run(command, input=f"table bridge parted {{\n{chain}\n}}\n", text=True, check=True)
+
+    def heal(self) -> None:
+        """End the partition."""
+        ip("netns", "exec", self.namespace("hub"), "nft", "delete", "table", "bridge", "parted")
+
     def remove(self) -> None:
         for name in (*self.names, "hub"):
             with suppress(subprocess.CalledProcessError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from meshagent.importing.consul.failover import by_locality
 from meshagent.importing.fields import Fields
 from meshagent.importing.names import Names
 from meshagent.importing.parts import Data, Part, Source
@@ -91,9 +92,20 @@ def proxy_defaults(source: Source, names: Names) -> Iterator[Part]:
         body.tell("left out", "say mtls: permissive in the document of each service that is meant", "MutualTLSMode")
     body.leave(_NEVER, "MeshGateway", "TransparentProxy", "Mode", "Expose")
     body.leave(_ENVOY, "EnvoyExtensions")
-    body.leave("failover is not known to this version of meshagent", "FailoverPolicy", "PrioritizeByLocality")
+    _nearest(body)
     del names
     yield from ()
+
+
+def _nearest(body: Fields) -> None:
+    """Where failovers of all services are ordered by place, each service has to say it here."""
+    policy = body.sub("FailoverPolicy")
+    policy.leave("regions are steps of a service's failover here: [{region: NAME}]", "Regions")
+    words = "say failover: [{zone: any}, {region: any}] in the document of each service that is meant"
+    if policy.one_of("Mode", "", "sequential", "order-by-locality") == "order-by-locality":
+        policy.tell("left out", words, "Mode")
+    if by_locality(body, "PrioritizeByLocality"):
+        body.tell("left out", words, "PrioritizeByLocality")
 
 
 def mesh_entry(source: Source, names: Names) -> Iterator[Part]:

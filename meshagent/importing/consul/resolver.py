@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterator
 
 from meshagent.importing.consul.chain import Chain
+from meshagent.importing.consul.failover import by_locality, resolver_failover
 from meshagent.importing.consul.router import place_of
+from meshagent.importing.failover import NEAREST
 from meshagent.importing.fields import Fields
 from meshagent.importing.names import Names
 from meshagent.importing.parts import Data, Part, Source
-from meshagent.importing.rules import fallback, without_nothing
+from meshagent.importing.rules import without_nothing
 
 _TERM = re.compile(
     r"""Service\.Meta(?:\.([A-Za-z0-9_-]+)|\[\s*"([^"]+)"\s*\])\s*==\s*(?:"([^"]*)"|`([^`]*)`|([^\s"`()]+))"""
@@ -39,11 +41,11 @@ def service_resolver(source: Source, names: Names, chain: Chain) -> Iterator[Par
             chain.wholes.add((name, label))
             subset.tell("changed", "is every instance that passes its checks: the service as a whole")
     _end(body, names, name, chain)
-    fallback(body, "Failover")
-    body.leave("instances of one's own region come first by the route's match alone", "PrioritizeByLocality")
+    near = list(NEAREST) if by_locality(body, "PrioritizeByLocality") else []
     data = without_nothing(
         {
             "subsets": subsets,
+            "failover": near + resolver_failover(body, names, name),
             "load_balancer": _balancer(body.sub("LoadBalancer")),
             "connection_pool": without_nothing({"connect_timeout": body.span("ConnectTimeout")}),
         }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from meshagent.importing.failover import locality_failover
 from meshagent.importing.fields import Fields
 from meshagent.importing.ledger import Misfit
 from meshagent.importing.names import Names
 from meshagent.importing.parts import Data, Part, Source
-from meshagent.importing.rules import fallback, without_nothing
+from meshagent.importing.rules import without_nothing
 
 _SIMPLE = {
     "ROUND_ROBIN": "round_robin",
@@ -51,11 +52,13 @@ def traffic_policy(policy: Fields) -> Data:
     policy.leave("a service has one port here", "portLevelSettings")
     policy.leave(_NO_SUCH, "tunnel", "proxyProtocol", "retryBudget")
     _tls(policy.sub("tls"))
+    balancer, outliers = policy.sub("loadBalancer"), policy.sub("outlierDetection")
     return without_nothing(
         {
-            "load_balancer": _load_balancer(policy.sub("loadBalancer")),
+            "load_balancer": _load_balancer(balancer),
             "connection_pool": _pool(policy.sub("connectionPool")),
-            "outlier_detection": _outliers(policy.sub("outlierDetection")),
+            "outlier_detection": _outliers(outliers),
+            "failover": locality_failover(balancer.sub("localityLbSetting"), ejects=bool(outliers)),
         }
     )
 
@@ -83,9 +86,6 @@ def _load_balancer(found: Fields) -> Data:
         data["slow_start"] = slow_start
     elif slow_start:
         found.tell("left out", "a slow start needs round robin or least request")
-    locality = found.sub("localityLbSetting")
-    fallback(locality, "failover")
-    fallback(locality, "failoverPriority")
     return data
 
 
