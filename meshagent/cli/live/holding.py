@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from meshagent.cli.arrivals import Came
@@ -32,6 +32,7 @@ class Expected:
     route: str | int | None = None
     places: Mapping[Place, float | None] | None = None
     statuses: Mapping[str, int] = field(default_factory=dict)  # by field: respond, redirect
+    zones: Mapping[Place, frozenset[str]] = field(default_factory=dict)  # that the instances at a place stand in
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,19 @@ class Seen:
         """How many came where, of those of which that is known for certain."""
         return Counter(next(iter(each.places)) for each in self.telling if len(each.places) == 1)
 
+    def zones(self, place: Place) -> frozenset[str]:
+        """Where the instances stand that answered at a place."""
+        return frozenset(each.zone for each in self.telling if each.places == {place} and each.zone is not None)
+
 
 def of_case(case: Case) -> Expected:
     """What a case expects."""
     places = {(each.service or case.destination, each.subset): each.percent for each in case.goes_to}
     statuses = {name: status for name in ("respond", "redirect") if (status := getattr(case, name)) is not None}
-    return Expected(case.expect, case.route, places or None, statuses)
+    zones = {
+        (each.service or case.destination, each.subset): frozenset({each.zone}) for each in case.goes_to if each.zone
+    }
+    return Expected(case.expect, case.route, places or None, statuses, zones)
 
 
 def of_explain(came: Came, asked: Expected) -> Expected:
@@ -87,6 +95,7 @@ def of_explain(came: Came, asked: Expected) -> Expected:
         None if asked.route is None else came.way.index if came.way else "none",
         places if asked.places and came.end != "malformed" else None,
         {name: answer.status for name, answer in answers.items() if answer and (answered or asked.end)},
+        {(each.service, each.subset): each.zones for each in came.arrivals if len(each.zones) == 1 and asked.zones},
     )
 
 
@@ -111,8 +120,10 @@ def _misses(expected: Expected, seen: Seen, shares: Mapping[Place, float]) -> It
         yield Miss("expect", expected.end, end_words(seen))
     if expected.route is not None and "route" not in blind and not _is_route(expected.route, seen):
         yield Miss("route", str(expected.route), route_words(seen))
-    if expected.places is not None and "goes_to" not in blind and not _is_shared(expected.places, seen, shares):
-        yield Miss("goes_to", _wanted(expected.places), place_words(seen))
+    shared = expected.places is None or _is_shared(expected.places, seen, shares)
+    near = all(seen.zones(place) == zones for place, zones in expected.zones.items())
+    if expected.places is not None and "goes_to" not in blind and not (shared and near):
+        yield Miss("goes_to", _wanted(expected), place_words(seen, zones=bool(expected.zones)))
     for name, status in expected.statuses.items():
         if name not in blind and not (seen.ends == ("answered",) and seen.telling[0].status == status):
             yield Miss(name, str(status), place_words(seen))
@@ -159,12 +170,15 @@ def route_words(seen: Seen) -> str:
     return " and ".join(_rule_words(number, seen) for number in seen.rules)
 
 
-def place_words(seen: Seen) -> str:
+def place_words(seen: Seen, *, zones: bool = False) -> str:
     """Where the calls came, in words."""
     count = seen.places.total()
     if not count or "answered" in seen.ends:
         return end_words(seen)
-    shares = [f"{_place(place)} {100 * number / count:.4g} %" for place, number in sorted(seen.places.items(), key=str)]
+    places = sorted(seen.places.items(), key=str)
+    shares = [
+        f"{_place(place)} {100 * number / count:.4g} %{_in(seen.zones(place), zones)}" for place, number in places
+    ]
     return f"{', '.join(shares)} of {count}"
 
 
@@ -179,10 +193,14 @@ def _rule_words(number: int | None, seen: Seen) -> str:
     return f"{number} ({name})" if name else str(number)
 
 
-def _wanted(places: Mapping[Place, float | None]) -> str:
-    return ", ".join(
-        _place(place) + (f" {share:.4g} %" if share is not None else "") for place, share in places.items()
-    )
+def _wanted(expected: Expected) -> str:
+    shares = {place: f" {share:.4g} %" if share is not None else "" for place, share in (expected.places or {}).items()}
+    places = (f"{_place(place)}{share}{_in(expected.zones.get(place, ()))}" for place, share in shares.items())
+    return ", ".join(places)
+
+
+def _in(zones: Collection[str], asked: bool = True) -> str:
+    return f" in {' and '.join(sorted(zones))}" if zones and asked else ""
 
 
 def _place(place: Place) -> str:

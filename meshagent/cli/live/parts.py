@@ -35,8 +35,7 @@ class Part:
 
 def caller_of(case: Case, cases: Cases) -> tuple[str, Place]:
     """A case's caller, and where it stands."""
-    zone = next((each.zone for each in cases.instances() if each.service == case.source and each.zone), "")
-    return case.source, (case.region or cases.region(case.source), zone)
+    return case.source, cases.place(case)
 
 
 def spoken(world: World, service: str, registered: Protocol | None = None) -> Protocol:

@@ -6,7 +6,7 @@ Only what the answer says is seen. An app says its name, a proxy why it refuses,
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from meshagent.cli.live.asking import Answer
@@ -27,21 +27,26 @@ _NO_SENSE = 400
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One call. `rule`: the number of the route's rule. `places`: where it came; several where that cannot be told apart."""
+    """One call. `rule`: the number of the route's rule. `places`: where it came; several where that cannot be told apart.
+
+    `zone`: where the app that answered stands.
+    """
 
     end: End
     status: int = 0
     rule: int | None = None
     places: frozenset[Place] = frozenset()
+    zone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is known before a call: whom it calls, by which route, and the subsets of each instance by its app's name."""
+    """What is known before a call: whom it calls, by which route, and subsets and zone of each instance by its app's name."""
 
     upstream: str
     route: Route | None
     subsets: Mapping[str, Collection[str]]
+    zones: Mapping[str, str] = field(default_factory=dict)
 
 
 def of_answer(answer: Answer, request: Request, scene: Scene) -> Sighting:
@@ -51,7 +56,7 @@ def of_answer(answer: Answer, request: Request, scene: Scene) -> Sighting:
     app = answer.headers.get(APP_HEADER)
     end = _end(answer, request, rule, app)
     places = _places(answer, rule, app, scene) if end != "answered" else frozenset()
-    return Sighting(end, answer.status, number, places)
+    return Sighting(end, answer.status, number, places, scene.zones.get(app or ""))
 
 
 def of_line(line: str, *, arrived: bool, scene: Scene, candidates: Collection[Place]) -> Sighting:
@@ -64,7 +69,7 @@ def of_line(line: str, *, arrived: bool, scene: Scene, candidates: Collection[Pl
     service = line.partition("/")[0]
     known = scene.subsets.get(line, ())
     fitting = {place for place in candidates if place[0] == service and (place[1] is None or place[1] in known)}
-    return Sighting("allowed", places=frozenset(fitting or {(service, None)}))
+    return Sighting("allowed", places=frozenset(fitting or {(service, None)}), zone=scene.zones.get(line))
 
 
 def _end(answer: Answer, request: Request, rule: RouteRule | None, app: str | None) -> End:

@@ -114,7 +114,8 @@ def _scenes(parts: Sequence[Part], world: World) -> Mapping[str, Scene]:
     }
     called = {name for part in parts for name in part.calls}
     routes = {name: stated.thing for name, stated in world.routes.items()}
-    return {name: Scene(name, routes.get(name), subsets) for name in called}
+    zones = {part.name: part.place[1] for part in parts}
+    return {name: Scene(name, routes.get(name), subsets, zones) for name in called}
 
 
 async def _up(stage: _Stage, part: Part, port: int) -> None:
@@ -155,9 +156,9 @@ async def _tried(stage: _Stage, offline: Judged, now: datetime) -> Tried:
     case = offline.case
     if any(miss.field == "request" for miss in offline.misses):
         return Tried(offline, untold=("request",))
-    source, (region, _) = caller_of(case, stage.cases)
+    source, (region, zone) = caller_of(case, stage.cases)
     request = case.request.sent if case.request else None
-    came = came_of(stage.world, source, case.destination, request, region, now)
+    came = came_of(stage.world, source, case.destination, request, region, now, zone=zone)
     seen = await _seen(stage, case, came)
     shares = {(each.service, each.subset): each.percent for each in came.arrivals}
     asked = of_case(case)

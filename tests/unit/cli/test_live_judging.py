@@ -205,3 +205,15 @@ def test_a_place_that_must_have_been_met_is_missed_and_one_that_need_not_is_not(
     assert fields(either, of(*[TO_V1] * 12), {V1: 50.0, V2: 50.0}) == []
     assert fields(either, of(*[TO_V1] * 24), {V1: 50.0, V2: 50.0}) == ["goes_to"]
     assert fields(Expected(places={V1: 100.0, V2: 0.0}), of(*[TO_V1] * 12)) == []
+
+
+def test_where_a_called_instance_stands_is_asked_of_the_instance_that_answered():
+    scene = replace(SCENE, zones={"payments/a": "eu-1a", "payments/b": "eu-1b"})
+    headers = {"x-case-rule": "0", "x-case-place": "payments/v1", "x-case-app": "payments/a"}
+    near = of_answer(Answer(200, headers), Request(), scene)
+    assert near.zone == "eu-1a"
+    assert of_line("payments/b", arrived=True, scene=scene, candidates={V2}).zone == "eu-1b"
+    asked = of_case(case("goes_to: [{subset: v1, zone: eu-1a, percent: 100}]"))
+    assert fields(asked, of(near)) == []
+    (miss,) = misses(asked, of(replace(near, zone="us-1a")), {})
+    assert (miss.expected, miss.came) == ("payments v1 100 % in eu-1a", "payments v1 100 % in us-1a of 1")
