@@ -107,7 +107,9 @@ class Captured:
         """One line to a TCP service from host a, and its answer."""
         return await self.python("a", user, _TALK, address, port, line)
 
-    async def redirect(self, host: str, *words: str, check: bool = True, ssh: str = "", **capture: object) -> Answer:
+    async def redirect(
+        self, host: str, *words: str, check: bool = True, within: tuple[str, ...] = (), **capture: object
+    ) -> Answer:
         """`meshagent redirect ...` on a host, with these settings of `capture`."""
         agent = self.a if host == "a" else self.b
         config = agent.directory / f"capture-{len(capture)}.yaml"
@@ -116,11 +118,12 @@ class Captured:
         options = ("--api", agent.api, "--config", str(config)) if words[0] in ("up", "show") else ()
         process = await asyncio.create_subprocess_exec(
             *self.made.within(host),
+            *within,
             *command,
             *options,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {"SSH_CONNECTION": ssh},
+            env=os.environ | {"SSH_CONNECTION": ""},
         )
         out, error = await process.communicate()
         assert not check or process.returncode == 0, error.decode()
@@ -152,8 +155,7 @@ async def captured_mesh():
         ]
         world = Captured(mesh, made, *found)
         await _services(world)
-        for name in ("a", "b"):
-            await world.redirect(name, "up", "--no-undo")
+        await asyncio.gather(*(world.redirect(name, "up", "--no-undo") for name in ("a", "b")))
         yield world
 
 
