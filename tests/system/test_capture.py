@@ -34,8 +34,8 @@ import socket, sys
 s = socket.socket()
 s.setsockopt(socket.SOL_SOCKET, 36, 0x6D65)  # SO_MARK
 s.connect((sys.argv[1], int(sys.argv[2])))
-s.sendall(b"GET / HTTP/1.1\\r\\nhost: api\\r\\n\\r\\n")
-print(s.recv(2000).decode())
+s.sendall(b"GET / HTTP/1.1\\r\\nhost: api\\r\\nconnection: close\\r\\n\\r\\n")
+print(s.makefile().read())
 """
 KEPT = """
 import http.client, sys
