@@ -18,6 +18,7 @@ from meshagent.policy.resolve import Host
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 HOST = Host("vm-1", "10.0.0.1", "eu")
 NAMES = ("web", "payments", "ledger", "orders")
+BACKUP = {"web": "orders", "payments": "ledger", "ledger": "payments", "orders": "ledger"}
 NOTHING = World(1, Mesh())
 
 
@@ -56,6 +57,7 @@ instances = st.lists(
         protocol=st.sampled_from(("http", "tcp")),
         health=st.sampled_from(("passing", "failing", "draining")),
         plain=st.booleans(),
+        region=st.sampled_from(("eu", "us")),
         meta=st.sampled_from(({}, {"version": "v1"}, {"version": "v2"})),
     ),
     max_size=3,
@@ -80,6 +82,12 @@ rules = st.builds(
     ),
     mirror=st.lists(st.builds(Mirror, subset=st.sampled_from((None, "v1"))), max_size=1).map(tuple),
 )
+
+
+def _service(name, protocol, mtls, subsets, failover):
+    steps = [{**step, "service": BACKUP[name]} if "service" in step else step for step in failover]
+    facts = {"name": name, "protocol": protocol, "mtls": mtls, "subsets": subsets, "failover": steps}
+    return Service.model_validate(facts)
 
 
 @st.composite

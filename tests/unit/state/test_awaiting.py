@@ -70,3 +70,12 @@ def test_a_host_watches_the_routes_of_what_it_calls_and_the_settings_of_what_the
     assert not {"route/b", "route/web", "intention/b"} & wanted
     assert interest.wants(KEYS, KEYS.document("route", "a")) and not interest.wants(KEYS, KEYS.document("route", "b"))
     assert interest.wants(KEYS, KEYS.document("service", "b"))
+
+
+def test_what_a_called_service_fails_over_to_is_followed_and_what_that_fails_over_to_is_not():
+    steps = {"payments": "backup", "backup": "last", "other": "elsewhere"}
+    services = {name: Stated(Service(name=name, failover=(FailoverStep(service=to),))) for name, to in steps.items()}
+    backups = Backups()
+    assert backups.of(services, frozenset({"payments", "nobody"})) == {"backup"}
+    assert backups.of({}, frozenset({"payments"})) == frozenset()
+    assert backups.of(services, frozenset({"payments", "other"})) == {"backup", "elsewhere"}
