@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from meshagent.catalog.base import Listing
+from meshagent.model.failover import FailoverStep
+from meshagent.model.service import Service
+from meshagent.model.world import Stated
+from meshagent.state.awaiting import Backups
 from meshagent.state.fold import Fold
 from meshagent.state.keys import Interest
 from tests.unit.state.test_fold import KEYS, MESH, PAYMENTS, changes, intention, manifest, record
