@@ -3,8 +3,14 @@
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import structlog
+
+hypothesis.settings.register_profile(
+    "meshagent", deadline=None
+)  # how long an example takes says how busy the machine is
+hypothesis.settings.load_profile("meshagent")
 
 # A shell starts what runs in its background with SIGINT ignored, and so would every process that a test starts. A
 # handler of our own is not inherited: they get the default, as under a terminal.
