@@ -115,13 +115,13 @@ class Daemon:
             concurrency=config.envoy.concurrency,
             on_event=self._envoy_changed,
         )
-        self._host = Host(config.host.name, config.host.address, config.host.region, config.host.zone)
+        self._host = Host(**config.host.model_dump())
         self.converger = Converger(
             self._host, Settings(str(data / "access.log"), config.ca.ttl, ipv6=has_ipv6()), cache_, _now
         )
         self.roster = Roster(
             data / "services.json",
-            config.host.address,
+            config.host.bind,
             config.inbound_port,
             self._roster_changed,
             apart=told is not None,
@@ -159,7 +159,7 @@ class Daemon:
     async def serve(self) -> None:
         """Start everything in the order in which it depends on each other, run until told to stop, and drain."""
         if not self.envoy.running_here:
-            require_free(self._host.address, self._config.inbound_port, "the mesh's mTLS port (inbound_port)")
+            require_free(self._host.listens_on, self._config.inbound_port, "the mesh's mTLS port (inbound_port)")
         await self.envoy.start()
         self.operations.here = self._here(str(self.envoy.version))
         await self.xds.start(self._xds_socket)

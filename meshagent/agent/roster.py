@@ -12,6 +12,7 @@ import structlog
 
 from meshagent.agent.ports import require_free
 from meshagent.errors import DataDirUnusable, MeshError, NotFound, PortInUse, UsageProblem
+from meshagent.model.names import UNSPECIFIED
 from meshagent.model.service import ServiceDefinition
 from meshagent.model.world import Local, World
 from meshagent.private import read_private, write_private
@@ -228,7 +229,8 @@ def _is_free(address: str, port: int) -> bool:
 
 def _local(each: Registered, world: World | None, address: str) -> Local:
     permissive = world is not None and world.permissive(each.definition.name)
-    apart = each.definition.address != address  # the app itself already has the port on this address otherwise
+    # Otherwise the app itself already has the port on this address.
+    apart = address != each.definition.address and address not in UNSPECIFIED
     plain_port = each.definition.port if permissive and apart else 0
     return Local(each.definition, each.mtls_port, each.healthy, each.draining, plain_port, each.capture_port)
 

@@ -48,6 +48,11 @@ def _service(text: str) -> str:
     return check_service_name(text)
 
 
+def _service_or_beginning(text: str) -> str:
+    _service(text.removesuffix("-*"))
+    return text
+
+
 def _service_or_any(text: str) -> str:
     from meshagent.model.names import check_service_or_any
 
@@ -94,6 +99,7 @@ def _reason(text: str) -> str:
 
 
 SERVICE = Checked("service", _service)
+SERVICE_OR_BEGINNING = Checked("service", _service_or_beginning)
 SERVICE_OR_ANY = Checked("service", _service_or_any)
 DURATION = Checked("duration", _duration)
 MOMENT = Checked("time", _moment)

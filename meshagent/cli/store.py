@@ -7,7 +7,7 @@ from typing import get_args
 import click
 
 from meshagent.cli.lazy import LazyGroup
-from meshagent.cli.options import SERVICE, awaited, mesh_options, misuse
+from meshagent.cli.options import SERVICE, SERVICE_OR_BEGINNING, awaited, mesh_options, misuse
 from meshagent.cli.output import emit, say, show
 from meshagent.cli.session import Session, is_absent, shown
 from meshagent.state.keys import Keys
@@ -63,9 +63,11 @@ async def copy(session: Session, source: str, target: str, dry_run: bool) -> int
 
 @store.command()
 @click.option("--for", "role", type=click.Choice(get_args(Role)), required=True, help="Who is to have the rights.")
-@click.option("--host", type=SERVICE, help="The agent's host, as host.name has it.")
+@click.option("--host", type=SERVICE_OR_BEGINNING, help="The agent's host, as host.name has it; web-* for several.")
 @click.option("--services", metavar="A,B", default="", help="The services that may run on that host.")
-@click.option("--node", metavar="NAME", help="What Consul calls that machine, where it is not the host's name.")
+@click.option(
+    "--node", metavar="NAME", help="What Consul calls that machine, where it is not the host's name; * for any."
+)
 @click.option("--kind", type=click.Choice(_KINDS), help="The kind of store; that of --store unless told.")
 @mesh_options("store", "config", "output")
 @click.pass_obj

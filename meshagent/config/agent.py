@@ -21,7 +21,7 @@ from meshagent.documents.decode import decode_one
 from meshagent.documents.read import text_of
 from meshagent.documents.validate import validate
 from meshagent.errors import InvalidDocument, Problem, UsageProblem
-from meshagent.model.names import Address, Duration, Model, ServiceName
+from meshagent.model.names import Address, BindAddress, Duration, Model, ServiceName
 from meshagent.model.service import Cgroup, Port
 
 _PREFIX = "MESHAGENT_"
@@ -39,6 +39,10 @@ class HostConfig(Model):
     address: Address = Field(
         default="127.0.0.1",
         description="Where other hosts reach this one. Default: 127.0.0.1 with an SQLite store, else the default route's.",
+    )
+    bind: BindAddress = Field(
+        default="127.0.0.1",
+        description="Where it listens for them. Default: address; 0.0.0.0 where that is another machine's (a container).",
     )
     region: str = Field(default="", max_length=63, description="Region, for locality.")
     zone: str = Field(default="", max_length=63, description="Zone within the region.")
@@ -320,6 +324,7 @@ def _with_defaults(data: dict[str, Any], env: Mapping[str, str], machine: Machin
     host.setdefault("name", host_name(machine.hostname))
     if "address" not in host:
         host["address"] = "127.0.0.1" if data["store"].startswith("sqlite:") else machine.route_address()
+    host.setdefault("bind", host["address"])
     return data
 
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 SERVICE_NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 TRUST_DOMAIN_PATTERN = r"[a-z0-9]([a-z0-9.-]{0,126}[a-z0-9])?"
+UNSPECIFIED = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - who listens on all addresses is reached here at these
 ANY = "*"
 
 _SERVICE_NAME = re.compile(SERVICE_NAME_PATTERN)
@@ -66,6 +67,11 @@ def check_address(text: str) -> str:
     return str(address)
 
 
+def check_bind_address(text: str) -> str:
+    """An address that can be listened on: as `check_address`, or all of them (0.0.0.0, ::); raises ValueError."""
+    return text if text in UNSPECIFIED else check_address(text)
+
+
 def parse_duration(value: object) -> timedelta:
     """`500ms`, `5s`, `2m`, `1h` as a timedelta; raises ValueError on anything else."""
     if isinstance(value, timedelta):
@@ -105,6 +111,7 @@ ServiceOrAny = Annotated[str, AfterValidator(check_service_or_any)]
 TrustDomain = Annotated[str, AfterValidator(check_trust_domain)]
 IdForm = Annotated[str, Field(pattern=rf"^{ID_FORM_PATTERN}$")]
 Address = Annotated[str, AfterValidator(check_address)]
+BindAddress = Annotated[str, AfterValidator(check_bind_address)]
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),

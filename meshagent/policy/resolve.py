@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
-from meshagent.model.names import ANY, HTTP_PROTOCOLS, Protocol
+from meshagent.model.names import ANY, HTTP_PROTOCOLS, UNSPECIFIED, Protocol
 from meshagent.model.service import Instance, Upstream
 from meshagent.model.traffic import ALL_ADMITTED, Admission
 from meshagent.model.view import Captured, Endpoint, Guard, Inbound, Outbound, ProxyView
@@ -30,12 +30,23 @@ from meshagent.policy.ways import with_ways
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The machine: its name, the address on which it takes mTLS, and where it stands."""
+    """The machine: its name, where others reach it, where it stands, and where it listens for them ("": at its address)."""
 
     name: str
     address: str
     region: str = ""
     zone: str = ""
+    bind: str = ""
+
+    @property
+    def listens_on(self) -> str:
+        """The address of its listeners."""
+        return self.bind or self.address
+
+    @property
+    def near(self) -> str:
+        """Where its own proxy reaches them: what others call may be another machine's address."""
+        return UNSPECIFIED.get(self.listens_on, self.listens_on)
 
 
 def resolve(
@@ -130,7 +141,7 @@ def _view(
 ) -> ProxyView:
     view = ProxyView(
         host=host.name,
-        address=host.address,
+        address=host.listens_on,
         trust_domain=world.mesh.trust_domain,
         inbounds=inbounds,
         outbounds=outbounds,
@@ -308,7 +319,7 @@ def _endpoints(
 
 def _here(world: World, host: Host, local: Local) -> Endpoint:
     definition = local.definition
-    return Endpoint(host.address, local.mtls_port, local.healthy, _subsets(world, definition.name, definition.meta))
+    return Endpoint(host.near, local.mtls_port, local.healthy, _subsets(world, definition.name, definition.meta))
 
 
 def _plain_endpoints(world: World, service: str, tiers: Tiers) -> tuple[Endpoint, ...]:

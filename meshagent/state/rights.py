@@ -1,7 +1,8 @@
 """The least rights in the store that each part of a mesh needs, as values, Consul ACL rules and etcd commands. Pure.
 
 Places that end in `/` are everything below them, others are one key: without the slash, Consul and etcd both would let
-vm-1 write what is vm-10's (measured, and tested against the real servers in tests/conformance/test_rights.py).
+vm-1 write what is vm-10's (measured, and tested against the real servers in tests/conformance/test_rights.py). A name
+that ends in `*` is every name that begins so: for hosts that come and go, such as allocations of Nomad.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ class Right:
 
 @dataclass(frozen=True, slots=True)
 class Grantee:
-    """Who is given rights. An agent is one on a host, for these services; `node` is what Consul calls that machine."""
+    """Who is given rights. An agent is one on a host, for these services; `node` is what Consul calls that machine.
+
+    `host` and `node` may end in `*`.
+    """
 
     role: Role
     host: str = ""
@@ -39,7 +43,8 @@ class Grantee:
     @property
     def name(self) -> str:
         """What the policy or role is called."""
-        return f"meshagent-{self.role}{f'-{self.host}' if self.host else ''}"
+        host = self.host.rstrip("*-")
+        return f"meshagent-{self.role}{f'-{host}' if host else ''}"
 
 
 def key_rights(grantee: Grantee, keys: Keys) -> tuple[Right, ...]:
@@ -58,7 +63,8 @@ def catalog_rights(grantee: Grantee, keys: Keys) -> tuple[Right, ...]:
     """What it needs of the catalog, where that is kept in keys (etcd)."""
     if grantee.role == "authority":
         return ()
-    own = (f"{keys.instances_of(service)}{grantee.host}/" for service in grantee.services)
+    below = "" if grantee.host.endswith("*") else "/"
+    own = (f"{keys.instances_of(service)}{grantee.host}{below}" for service in grantee.services)
     return Right(keys.instances), *(Right(place, write=True) for place in own)
 
 
@@ -91,13 +97,15 @@ def etcd_commands(grantee: Grantee, keys: Keys) -> str:
 
 
 def _rule(resource: str, place: str, *, write: bool = False) -> str:
+    if place.endswith("*"):
+        resource, place = f"{resource}_prefix", place.removesuffix("*")
     return f'{resource} {json.dumps(place)} {{ policy = "{"write" if write else "read"}" }}'
 
 
 def _grant(role: str, right: Right) -> str:
-    below = "--prefix=true " if right.place.endswith("/") else ""
+    below = "--prefix=true " if right.place.endswith(("/", "*")) else ""
     kind = "readwrite" if right.write else "read"
-    return f"etcdctl role grant-permission {below}{quote(role)} {kind} {quote(right.place)}"
+    return f"etcdctl role grant-permission {below}{quote(role)} {kind} {quote(right.place.removesuffix('*'))}"
 
 
 def _title(grantee: Grantee) -> str:

@@ -58,7 +58,13 @@ def refused(text="", env=None, flags=None, machine=ROOT):
 def test_every_key_can_stand_in_the_file():
     found = made(FULL)
     assert found.store == "etcd://h1:2379,h2:2379"
-    assert found.host.model_dump() == {"name": "vm-1", "address": "10.0.0.11", "region": "eu", "zone": "eu-1a"}
+    assert found.host.model_dump() == {
+        "name": "vm-1",
+        "address": "10.0.0.11",
+        "region": "eu",
+        "zone": "eu-1a",
+        "bind": "10.0.0.11",
+    }
     assert (found.data_dir, found.runtime_dir, found.services_dir) == (Path("/data"), Path("/run/x"), Path("/services"))
     assert (found.ca.provider, found.ca.ttl, found.ca.provider_settings) == (
         "builtin",
@@ -113,6 +119,7 @@ def test_every_key_has_a_variable_and_a_description():
     values = {
         "store": "sqlite:///x",
         "host.address": "10.0.0.1",
+        "host.bind": "0.0.0.0",
         "ca.ttl": "2h",
         "envoy.drain": "2s",
         "envoy.own_unit": "true",
@@ -203,6 +210,12 @@ def test_the_address_is_loopback_for_one_machine_and_else_that_of_the_default_ro
     assert made(machine=USER).host.address == "127.0.0.1"
     assert made("store: etcd://h:2379\n").host.address == "10.1.2.3"
     assert made("store: etcd://h:2379\nhost: {address: '::1'}\n", machine=USER).host.address == "::1"
+
+
+def test_a_host_listens_at_its_address_unless_told():
+    assert made("store: etcd://h:2379\n").host.bind == "10.1.2.3"
+    mapped = made("host: {address: 192.0.2.7, bind: 0.0.0.0}\n").host
+    assert (mapped.address, mapped.bind) == ("192.0.2.7", "0.0.0.0")
 
 
 @pytest.mark.parametrize(

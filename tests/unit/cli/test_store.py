@@ -44,6 +44,18 @@ def test_the_rights_of_an_agent_are_printed_as_consul_takes_them(mesh):
     ]
 
 
+def test_the_rights_of_hosts_that_come_and_go_are_those_of_all_whose_name_begins_so(mesh):
+    words = ("store", "policy", "--for", "agent", "--host", "web-*", "--services", "web", "--node", "*")
+    consul = mesh.run(*words, "--kind", "consul").stdout.splitlines()
+    assert consul[0].endswith("consul acl policy create -name meshagent-agent-web -rules @FILE")
+    assert 'key_prefix "meshagent/v1/status/web-" { policy = "write" }' in consul
+    assert consul[-2:] == ['agent_prefix "" { policy = "read" }', 'session_prefix "" { policy = "write" }']
+    grant = "etcdctl role grant-permission --prefix=true meshagent-agent-web readwrite"
+    etcd = mesh.run(*words, "--kind", "etcd").stdout.splitlines()
+    assert f"{grant} meshagent/v1/status/web-" in etcd
+    assert f"{grant} meshagent/v1/instances/web/web-" in etcd
+
+
 def test_the_rights_of_an_operator_are_printed_as_commands_for_etcd(mesh):
     found = mesh.json("store", "policy", "--for", "operator", "--kind", "etcd")
     grant = "etcdctl role grant-permission"
@@ -64,6 +76,8 @@ def test_rights_that_nobody_could_mean_are_refused(mesh):
         ("--for", "agent", "--kind", "consul"),
         ("--for", "agent", "--kind", "consul", "--host", "vm-1"),
         ("--for", "agent", "--kind", "consul", "--host", "VM 1", "--services", "web"),
+        ("--for", "agent", "--kind", "consul", "--host", "*", "--services", "web"),
+        ("--for", "agent", "--kind", "consul", "--host", "w*", "--services", "web"),
         ("--for", "agent", "--kind", "consul", "--host", "vm-1", "--services", "web,../x"),
         ("--for", "operator", "--kind", "consul", "--host", "vm-1"),
         ("--for", "operator"),
