@@ -8,8 +8,7 @@ import os
 import subprocess
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from meshagent.model.virtual import virtual_addresses
 from tests.system.live import Agent, LiveMesh, live_mesh
@@ -67,7 +66,6 @@ class Captured:
     made: Hosts
     a: Agent
     b: Agent
-    settings: dict[str, Path] = field(default_factory=dict)
 
     async def run(self, host: str, *words: str, user: int | None = None) -> Answer:
         """Run a program on a host as a user."""
