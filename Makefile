@@ -2,8 +2,8 @@
 BIN := .venv/bin
 READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest --durations=10
-# Two workers: most tests wait more than they work. The tests of one file stay together, they share servers.
-SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile
+# Most tests wait more than they work. The tests of one file stay together, they share servers.
+SIDE_BY_SIDE := --numprocesses=$(or $(WORKERS),2) --dist=loadfile
 # Bars on time are meant for a machine that does nothing else: what failed beside another test is judged alone, once.
 ALONE := --last-failed --last-failed-no-failures=none
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
