@@ -12,24 +12,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from pydantic import Field, model_validator
 
 from meshagent.ca.base import AuthorityHealth, Issued
 from meshagent.ca.issuance import check_identity
+from meshagent.ca.pairs import Stamp, read_pair, stamp
 from meshagent.ca.roots import bundle_of, read_trusted
 from meshagent.ca.settings import read_settings
-from meshagent.ca.x509 import MAX_ANSWER_BYTES, UNREADABLE, key_der
-from meshagent.errors import AuthorityUnavailable, CertificateRefused, DataDirUnusable, MeshError, NotFound, UnsafeFile
+from meshagent.errors import AuthorityUnavailable, CertificateRefused, MeshError
 from meshagent.model.identity import TrustBundle
 from meshagent.model.names import Duration, Model, parse_spiffe_id
-from meshagent.private import read_private
-
-_KEY_STEP = "write it as PEM, without a password"
-_CHAIN_STEP = "write it as PEM, the service's own certificate first"
-
-Stamp = tuple[str, int, int, int]  # where the path leads, inode, time of change in ns, size
 
 
 class FilesSettings(Model):
@@ -129,9 +121,9 @@ class FilesAuthority:
         _, service = parse_spiffe_id(spiffe_id) or ("", "")
         paths = [self._settings.path(template, service) for template in (self._settings.cert, self._settings.key)]
         try:
-            seen = tuple(_stamp(path) for path in paths)
+            seen = tuple(stamp(path) for path in paths)
             if seen != held.seen or held.problem:
-                held.newest, held.problem, held.seen = _pair(*paths), None, seen
+                held.newest, held.problem, held.seen = read_pair(*paths), None, seen
         except (AuthorityUnavailable, CertificateRefused) as error:
             held.problem = error
 
@@ -142,51 +134,3 @@ def open_authority(
     """Opens it from the agent's configuration; see FilesSettings. Raises UsageProblem."""
     del data_dir, clock  # it keeps nothing, and the files say themselves how long they are good for
     return FilesAuthority(read_settings("files", FilesSettings, settings), trust_domain)
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        place = path.resolve(strict=True)
-        found = place.stat()
-    except OSError as error:
-        raise _unreadable(path, error.strerror or "a loop of links") from None
-    except RuntimeError:  # what Python says to a loop of links before 3.13
-        raise _unreadable(path, "a loop of links") from None
-    return str(place), found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _pair(cert: Path, key: Path) -> Issued:
-    """The two files, when they belong together. The key becomes plain PKCS #8, whatever else is in its file."""
-    key_pem, chain_pem = _private(key), read_trusted(cert, "chain")
-    try:
-        ours = serialization.load_pem_private_key(key_pem, password=None)
-        key_pem = ours.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    except (*UNREADABLE, TypeError):  # the parser's own words are left out: they are about a secret
-        raise CertificateRefused(f"{key} holds no key that can be read", next_step=_KEY_STEP) from None
-    try:
-        theirs = x509.load_pem_x509_certificates(chain_pem)[0].public_key()
-    except UNREADABLE as error:
-        raise CertificateRefused(f"{cert} is not a chain of certificates: {error}", next_step=_CHAIN_STEP) from error
-    if key_der(ours.public_key()) != key_der(theirs):
-        raise AuthorityUnavailable(
-            f"{cert} is not for the key in {key} (yet)", next_step="wait until both are written, or correct the paths"
-        )
-    return Issued(key_pem, chain_pem)
-
-
-def _private(path: Path) -> bytes:
-    """A link is fine, for that is how whole directories are swapped; what it leads to must be private."""
-    try:
-        return read_private(path.resolve(strict=True), MAX_ANSWER_BYTES)
-    except (UnsafeFile, DataDirUnusable, NotFound) as error:
-        raise AuthorityUnavailable(str(error), next_step=error.next_step) from None
-    except (OSError, RuntimeError):
-        raise _unreadable(path, "it is gone again") from None
-
-
-def _unreadable(path: Path, why: str) -> AuthorityUnavailable:
-    return AuthorityUnavailable(
-        f"{path} cannot be read: {why}", next_step="have it written there, readable by the agent's user"
-    )
