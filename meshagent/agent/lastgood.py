@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from meshagent.errors import MeshError, NotFound
+from meshagent.model.external import External
 from meshagent.model.intention import Intention
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
@@ -49,6 +50,7 @@ class _Snapshot(Model):
     intentions: list[_Statement]
     services: list[_Statement]
     routes: list[_Statement] = []
+    externals: list[_Statement] = []
     instances: list[Instance]
     bundle: BundleRecord
     cuts: list[_Cuts]
@@ -107,6 +109,7 @@ def _encode(world: World, view: ProxyView) -> bytes:
         intentions=[_statement(stated) for _, stated in sorted(world.intentions.items())],
         services=[_statement(stated) for _, stated in sorted(world.services.items())],
         routes=[_statement(stated) for _, stated in sorted(world.routes.items())],
+        externals=[_statement(stated) for _, stated in sorted(world.externals.items())],
         instances=[instance for _, found in sorted(world.instances.items()) for instance in found],
         bundle=BundleRecord.of(world.bundle),
         cuts=cuts,
@@ -121,6 +124,7 @@ def _decode(snapshot: _Snapshot) -> tuple[World, Cuts]:
     intentions = [(Intention.model_validate(row.document), row) for row in snapshot.intentions]
     services = [(Service.model_validate(row.document), row) for row in snapshot.services]
     routes = [(Route.model_validate(row.document), row) for row in snapshot.routes]
+    externals = [(External.model_validate(row.document), row) for row in snapshot.externals]
     world = World(
         revision=snapshot.revision,
         mesh=snapshot.mesh,
@@ -129,6 +133,7 @@ def _decode(snapshot: _Snapshot) -> tuple[World, Cuts]:
         instances=instances,
         bundle=snapshot.bundle.bundle(),
         routes={document.name: _stated(document, row) for document, row in routes},
+        externals={document.name: _stated(document, row) for document, row in externals},
     )
     return world, {(cut.service, cut.instance): (cut.chains, cut.default) for cut in snapshot.cuts}
 

@@ -131,7 +131,7 @@ class Operations:
             self._settle()
 
     def _served(self, world: World, view: ProxyView, generation: int) -> None:
-        policy = (world.mesh, world.intentions, world.services, world.routes)
+        policy = (world.mesh, world.intentions, world.services, world.routes, world.externals)
         urgent, self._policy = policy != self._policy, policy
         places = frozenset((inbound.service, inbound.instance) for inbound in view.inbounds)
         roots = {service: svid.root_digest for service, svid in sorted(self.converger.svids.items())}

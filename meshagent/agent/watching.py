@@ -51,6 +51,7 @@ class Watching:
         self._clock = clock
         self._interest = Interest()  # without what routes lead to, which the fold says
         self._followed: frozenset[str] = frozenset()  # what routes lead to, as far as it is followed
+        self._judged: frozenset[str] = frozenset()  # the names outside the mesh whose intentions are followed
         self._moved = asyncio.Event()
         self._complete = asyncio.Event()
         self._told: dict[str, str] = {}
@@ -118,12 +119,12 @@ class Watching:
                 self._fresh()
 
     async def _follow(self) -> None:
-        interest = replace(self._interest, beyond=self._fold.beyond)
+        interest = replace(self._interest, beyond=self._fold.beyond, outside=self._fold.outside)
         prefixes = interest.prefixes(self._keys)
         snapshot = await self._store.read(*prefixes)
         self._fold.narrow(interest)
         self.on_upstreams(interest.reached)
-        self._followed = interest.beyond
+        self._followed, self._judged = interest.beyond, interest.outside
         self._take(Changes(snapshot.revision, tuple(snapshot.entries.values()), full=True))
         self._fresh()
         self._complete.set()
@@ -138,8 +139,8 @@ class Watching:
         before = self._fold.world
         world = fold()
         self._tell_problems()
-        if self._fold.beyond - self._followed:
-            self._moved.set()  # a route leads to services that are not followed yet
+        if self._fold.beyond - self._followed or self._fold.outside - self._judged:
+            self._moved.set()  # a route leads to services that are not followed yet, or an upstream out of the mesh
         if world is not None and world is not before:
             self._on_world(world)
 

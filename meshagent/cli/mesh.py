@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from meshagent.catalog.base import Catalog
+from meshagent.model.external import External
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
@@ -19,7 +20,7 @@ from meshagent.model.service import Instance, Service
 from meshagent.model.view import Guard
 from meshagent.model.world import Stated, World
 from meshagent.policy.precedence import guard
-from meshagent.policy.resolve import protocol_of
+from meshagent.policy.resolve import judged_protocol
 from meshagent.state.catalog import instances_of
 from meshagent.state.changes import Author, Documents, read_documents
 from meshagent.state.keys import Keys
@@ -65,6 +66,7 @@ class Seen:
         intentions: dict[str, Stated[Intention]] = {}
         services: dict[str, Stated[Service]] = {}
         routes: dict[str, Stated[Route]] = {}
+        externals: dict[str, Stated[External]] = {}
         mesh = Mesh()
         for (_, name), stated in self.documents.items():
             match stated.thing:
@@ -74,17 +76,19 @@ class Seen:
                     services[name] = Stated(service, stated.origins)
                 case Route() as route:
                     routes[name] = Stated(route, stated.origins)
+                case External() as external:
+                    externals[name] = Stated(external, stated.origins)
                 case Mesh() as found:
                     mesh = found
         for (kind, name), problem in self.problems.items():
             if kind == "intention":
                 intentions[name] = Stated(_closed(name), {}, problem)
-        return World(self.revision, mesh, intentions, services, self.by_service(), routes=routes)
+        return World(self.revision, mesh, intentions, services, self.by_service(), routes=routes, externals=externals)
 
     def guard(self, destination: str, now: datetime) -> Guard:
         """The rules in force for a destination."""
         world = self.world()
-        return guard(destination, protocol_of(world, destination), world.mesh, world.intentions, now)
+        return guard(destination, judged_protocol(world, destination), world.mesh, world.intentions, now)
 
     def by_service(self) -> dict[str, tuple[Instance, ...]]:
         """The instances of each service."""
@@ -95,19 +99,19 @@ class Seen:
 
     @property
     def services(self) -> frozenset[str]:
-        """The services that are known: registered, or with a document."""
+        """The services that are known: registered, or with a document; and the names outside the mesh."""
         registered = {instance.service for instance in self.instances}
-        return frozenset(registered | {name for kind, name in self.documents if kind == "service"})
+        return frozenset(registered | {name for kind, name in self.documents if kind in ("service", "external")})
 
     def protocols(self, service: str) -> frozenset[Protocol]:
         """What a service speaks: as its document says, else as its instances do; empty when nobody knows."""
-        stated = self.documents.get(("service", service))
+        stated = self.documents.get(("external", service)) or self.documents.get(("service", service))
         return spoken(stated.thing if stated else None, self.instances, service)
 
 
 def spoken(document: Document | None, instances: tuple[Instance, ...], service: str) -> frozenset[Protocol]:
     """The protocols of a service under this document of it."""
-    if isinstance(document, Service) and document.protocol:
+    if isinstance(document, Service | External) and document.protocol:
         return frozenset({document.protocol})
     return frozenset(instance.protocol for instance in instances if instance.service == service)
 

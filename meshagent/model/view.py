@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 from meshagent.model.defaults import AccessLog, Tracing
+from meshagent.model.external import External
 from meshagent.model.identity import Domains, Svid, TrustBundle
 from meshagent.model.intention import Action, Permission
 from meshagent.model.names import HTTP_PROTOCOLS, Protocol
@@ -196,6 +197,40 @@ class Outbound:
 
 
 @dataclass(frozen=True, slots=True)
+class Egress:
+    """One declared upstream of one service that runs here which is a name outside the mesh.
+
+    `guard` has what holds for this source alone: nobody but this proxy can judge the call. A change of `cut` ends the
+    connections that were made under the old value.
+    """
+
+    source: str
+    external: External
+    guard: Guard
+    cut: int = 0
+    local_address: str = "127.0.0.1"
+    local_port: int = 0
+    local_socket: str = ""
+    socket_mode: int = 0o660
+
+    @property
+    def upstream(self) -> str:
+        """The name that is declared."""
+        return self.external.name
+
+    @property
+    def listened(self) -> bool:
+        """Whether it has a port or socket of its own here."""
+        return bool(self.local_port or self.local_socket)
+
+    @property
+    def closed(self) -> bool:
+        """Whether no call of the source is allowed."""
+        rule = self.guard.rule_for(self.source)
+        return self.guard.default == "deny" if rule is None else rule.action == "deny"
+
+
+@dataclass(frozen=True, slots=True)
 class Captured:
     """A service whose connections the kernel leads to a port of its own: by that Envoy knows who calls."""
 
@@ -217,6 +252,7 @@ class ProxyView:
     bundle: TrustBundle = TrustBundle()
     valid_until: datetime | None = None
     captured: tuple[Captured, ...] = ()
+    egresses: tuple[Egress, ...] = ()
 
     @property
     def domains(self) -> Domains:

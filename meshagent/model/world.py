@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from meshagent.model.external import External
 from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention
 from meshagent.model.mesh import Mesh
@@ -78,6 +79,7 @@ class World:
     routes: Mapping[str, Stated[Route]] = field(default_factory=dict)  # by the service that is called
     awaits: bool = False  # something that a route or failover leads to: the revision is not in force as a whole
     vetoes: Vetoes = NO_VETOES
+    externals: Mapping[str, Stated[External]] = field(default_factory=dict)  # of the upstreams
 
     def permissive(self, service: str) -> bool:
         """Whether plain text may be spoken to this service and with it."""

@@ -23,7 +23,8 @@ def next_chains(before: Inbound | None, guard: Guard, sources: tuple[str, ...]) 
     old = {chain.source: chain.cut for chain in before.chains} if before else {}
     return tuple(
         Chain(
-            source, old.get(source, 0) + int(before is not None and source in old and _stricter(before, guard, source))
+            source,
+            old.get(source, 0) + int(before is not None and source in old and stricter(before.guard, guard, source)),
         )
         for source in sources
     )
@@ -39,7 +40,7 @@ def next_default_cut(before: Inbound | None, guard: Guard, sources: tuple[str, .
         return 0
     had_chain = {chain.source for chain in before.chains}
     strangers_allowed = not _denies(before.guard.rule_for(_STRANGER), before.guard)
-    less = {name for name in _names(before.guard) | _names(guard) if _stricter(before, guard, name)}
+    less = {name for name in _names(before.guard) | _names(guard) if stricter(before.guard, guard, name)}
     concerned = less if strangers_allowed else less - had_chain
     moved = () if strangers_allowed else [source for source in sources if source not in had_chain]
     return before.default_cut + int(bool(concerned or moved))
@@ -55,10 +56,10 @@ def _denies(rule: Rule | None, guard: Guard | None = None) -> bool:
     return rule.action == "deny"
 
 
-def _stricter(before: Inbound, guard: Guard, source: str) -> bool:
+def stricter(before: Guard, guard: Guard, source: str) -> bool:
     """Whether the source may do less now. A longer list of permissions that begins like the old one allows no less."""
-    old, new = before.guard.rule_for(source), guard.rule_for(source)
-    if _denies(old, before.guard):
+    old, new = before.rule_for(source), guard.rule_for(source)
+    if _denies(old, before):
         return False
     if _denies(new, guard):
         return True

@@ -11,7 +11,7 @@ from meshagent.model.names import ANY
 from meshagent.model.view import Guard, Rule
 from meshagent.model.world import World
 from meshagent.policy.precedence import guard
-from meshagent.policy.resolve import protocol_of
+from meshagent.policy.resolve import judged_protocol
 
 Reach = Literal["all", "none", "some"]  # of a source's calls: "some": permissions decide by request
 Turn = Literal["gains", "loses", "narrows", "widens", "differs"]
@@ -33,7 +33,11 @@ def effects(before: World, after: World, now: datetime, destinations: Collection
 
     Destinations are those that an intention names or that are registered, and `destinations`.
     """
-    named = {name for world in (before, after) for name in (*world.intentions, *world.services, *world.instances)}
+    named = {
+        name
+        for world in (before, after)
+        for name in (*world.intentions, *world.services, *world.instances, *world.externals)
+    }
     wanted = sorted((named | set(destinations)) - {ANY})
     return tuple(effect for name in wanted for effect in _of(name, before, after, now))
 
@@ -56,7 +60,7 @@ def _of(destination: str, before: World, after: World, now: datetime) -> Iterato
 
 
 def _guard(destination: str, world: World, now: datetime) -> Guard:
-    return guard(destination, protocol_of(world, destination), world.mesh, world.intentions, now)
+    return guard(destination, judged_protocol(world, destination), world.mesh, world.intentions, now)
 
 
 def _turn(was: Rule | None, is_: Rule | None, old_default: str, new_default: str) -> Turn | None:

@@ -21,6 +21,7 @@ from meshagent.model.world import Local, World
 from meshagent.policy.carriage import carried, data_path
 from meshagent.policy.cuts import chained_sources, next_chains, next_default_cut
 from meshagent.policy.defaults import sampling_of, traffic_of, with_tracing
+from meshagent.policy.egress import Egresses, called_outside, egresses_of
 from meshagent.policy.failover import backups_of, with_failover
 from meshagent.policy.precedence import guard, next_expiry
 from meshagent.policy.tiers import Tiers, placed, tiers_of
@@ -58,10 +59,13 @@ def resolve(
     outbounds: dict[tuple[str, str, int, str], Outbound] = {}
     for local in locals_:
         for upstream in local.definition.upstreams:
+            if upstream.service in world.externals:
+                continue
             outbound = kept.outbound(_outbound(world, host, local, upstream, locals_, kept))
             outbounds.setdefault(_outbound_key(outbound), outbound)
     in_order = tuple(outbounds[key] for key in sorted(outbounds))
-    return _view(world, host, inbounds, in_order, _valid_until(world, locals_, now), captured(locals_))
+    egresses = egresses_of(world, locals_, previous, now)
+    return _view(world, host, inbounds, in_order, _valid_until(world, locals_, now), captured(locals_), egresses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,10 @@ def resolve_next(
     world: World, host: Host, locals_: tuple[Local, ...], previous: Resolved | ProxyView | None, now: datetime
 ) -> Resolved:
     """What `resolve` gives. Where the previous inputs are known, only what differs from them (by identity) is looked at."""
-    if isinstance(previous, Resolved) and (previous.host, previous.locals_) == (host, locals_):
-        view = _renewed(world, previous, now)
+    held = previous if isinstance(previous, Resolved) else None
+    same_place = held is not None and (held.host, held.locals_) == (host, locals_)
+    if held and same_place and world.externals.keys() == held.world.externals.keys():
+        view = _renewed(world, held, now)
     else:
         view = resolve(world, host, locals_, previous.view if isinstance(previous, Resolved) else previous, now)
     return Resolved(view, world, host, locals_, now)
@@ -89,6 +95,12 @@ def resolve_next(
 def protocol_of(world: World, service: str, registered: Protocol | None = None, last: Protocol = "tcp") -> Protocol:
     """How a service speaks: its document decides, then what runs here, then its first instance, then what it last was."""
     return known_protocol(world, service, registered) or last
+
+
+def judged_protocol(world: World, destination: str) -> Protocol:
+    """How callers speak to a destination: a name outside the mesh as its document says, whoever registered under it."""
+    stated = world.externals.get(destination)
+    return stated.thing.protocol if stated else protocol_of(world, destination)
 
 
 def known_protocol(world: World, service: str, registered: Protocol | None = None) -> Protocol | None:
@@ -126,9 +138,10 @@ def _renewed(world: World, last: Resolved, now: datetime) -> ProxyView:
             _reached(world, last.host, piece, locals_) if every or _leads_to(piece, world, called) else piece
             for piece in outbounds
         )
-    same = quiet and all(local.definition.name not in judged for local in locals_)
-    until = view.valid_until if same else _valid_until(world, locals_, now)
-    return _view(world, last.host, inbounds, outbounds, until, view.captured)
+    destinations = {local.definition.name for local in locals_} | called_outside(world, locals_)
+    until = view.valid_until if quiet and destinations.isdisjoint(judged) else _valid_until(world, locals_, now)
+    egresses = egresses_of(world, locals_, view, now)
+    return _view(world, last.host, inbounds, outbounds, until, view.captured, egresses)
 
 
 def _view(
@@ -138,6 +151,7 @@ def _view(
     outbounds: tuple[Outbound, ...],
     valid_until: datetime | None,
     captured_: tuple[Captured, ...],
+    egresses: Egresses,
 ) -> ProxyView:
     view = ProxyView(
         host=host.name,
@@ -149,6 +163,7 @@ def _view(
         bundle=world.bundle,
         valid_until=valid_until,
         captured=captured_,
+        egresses=egresses,
     )
     return with_tracing(view, world.mesh.tracing)
 
@@ -161,7 +176,8 @@ def captured(locals_: tuple[Local, ...]) -> tuple[Captured, ...]:
 
 
 def _valid_until(world: World, locals_: tuple[Local, ...], now: datetime) -> datetime | None:
-    expiries = (next_expiry(local.definition.name, world.intentions, now) for local in locals_)
+    destinations = {local.definition.name for local in locals_} | called_outside(world, locals_)
+    expiries = (next_expiry(name, world.intentions, now) for name in destinations)
     return min((at for at in expiries if at is not None), default=None)
 
 

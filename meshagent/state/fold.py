@@ -9,14 +9,17 @@
 - Instances go when a listing no longer has them, but not while the manifest is missing: the store may have lost everything.
 - A route that leads to further services counts once their instances are known; until then the one before it does. A
   service that others fail over to is followed likewise, and the revision is not in force as a whole before it is known.
+- An upstream that is a name outside the mesh counts as such once its intentions are followed, since this host judges them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from meshagent.catalog.base import Listing
+from meshagent.model.external import External
 from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.mesh import Mesh
@@ -50,6 +53,7 @@ class Fold:
         self._foreign: dict[str, list[str]] = {}  # instances without meshagent, by service
         self._world = last_good
         self._pending: set[str] = set()
+        self._externals: dict[str, Stated[External]] = dict(last_good.externals) if last_good else {}  # the newest
         self._awaiting = Awaiting()
         self._backups = Backups()
         self._early: set[str] = set()  # records that came before the manifest that makes them count
@@ -68,6 +72,11 @@ class Fold:
         called = self._interest.upstreams | self._awaiting.named(routes)
         backups = self._backups.of(self._world.services if self._world else {}, called)
         return (called | backups) - self._interest.upstreams
+
+    @property
+    def outside(self) -> frozenset[str]:
+        """The upstreams that are names outside the mesh: this host follows their intentions too."""
+        return self._interest.upstreams & self._externals.keys()
 
     @property
     def world(self) -> World | None:
@@ -106,11 +115,12 @@ class Fold:
         self._values = {key: value for key, value in self._values.items() if interest.wants(self._keys, key)}
         self._problems = {key: text for key, text in self._problems.items() if interest.wants(self._keys, key)}
         self._awaiting.narrow(interest.upstreams)
+        self._externals = {name: each for name, each in self._externals.items() if name in interest.upstreams}
         for service in set(self._listings) - interest.reached:
             del self._listings[service]
             self._foreign.pop(service, None)
         if world := self._world:
-            wants = interest.services | {"*"}
+            wants = interest.judged | {"*"}
             known = interest.services | interest.reached
             self._world = replace(
                 world,
@@ -118,6 +128,7 @@ class Fold:
                 services={name: stated for name, stated in world.services.items() if name in known},
                 instances={name: found for name, found in world.instances.items() if name in interest.reached},
                 routes={name: stated for name, stated in world.routes.items() if name in interest.upstreams},
+                externals={name: each for name, each in world.externals.items() if name in interest.upstreams},
             )
 
     def _take(self, changes: Changes) -> set[str]:
@@ -135,7 +146,12 @@ class Fold:
         """Keys that the World in force came from: after a gap each is looked at again, also where it is gone."""
         if not self._world:
             return set()
-        held = {"intention": self._world.intentions, "service": self._world.services, "route": self._world.routes}
+        held: dict[str, Mapping[str, object]] = {
+            "intention": self._world.intentions,
+            "service": self._world.services,
+            "route": self._world.routes,
+            "external": self._externals,
+        }
         return {self._keys.document(kind, name) for kind, names in held.items() for name in names} | {self._keys.bundle}
 
     def _uncalled(self) -> dict[str, str]:
@@ -177,6 +193,7 @@ class Fold:
             "intention": dict(before.intentions),
             "service": dict(before.services),
             "route": self._awaiting.over(before.routes),
+            "external": self._externals,
         }
         mesh, bundle = before.mesh, before.bundle
         for key in sorted(touched):
@@ -195,8 +212,10 @@ class Fold:
         routes = self._awaiting.settle(before.routes, by_kind["route"], self._known)
         services = by_kind["service"]
         backups = self._backups.of(services, self._interest.upstreams | self._awaiting.named(routes))
-        awaits = bool(self._awaiting) or not all(map(self._known, backups))
-        return World(revision, mesh, by_kind["intention"], services, instances, bundle, routes, awaits)
+        outside = {name: each for name, each in self._externals.items() if name in self._interest.outside}
+        awaits = bool(self._awaiting) or not all(map(self._known, backups)) or outside.keys() != self.outside
+        intentions = by_kind["intention"]
+        return World(revision, mesh, intentions, services, instances, bundle, routes, awaits, externals=outside)
 
     def _known(self, service: str) -> bool:
         return service in self._listings or (self._world is not None and service in self._world.instances)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from meshagent.model.names import ANY
 
-KINDS_OF_MANY = ("intention", "service", "route")
+KINDS_OF_MANY = ("intention", "service", "route", "external")
 """The kinds of which there is a document for each name."""
 
 
@@ -74,6 +74,11 @@ class Keys:
     def config(self) -> str:
         """Prefix of all policy."""
         return f"{self.root}config/"
+
+    @property
+    def externals(self) -> str:
+        """Prefix of all names outside the mesh."""
+        return f"{self.root}config/external/"
 
     @property
     def instances(self) -> str:
@@ -150,12 +155,18 @@ def bucket_of(name: str) -> str:
 class Interest:
     """What one host needs to know: the services that run on it, those that they call, and those that these lead to.
 
-    `beyond`: by their routes and failovers.
+    `beyond`: by their routes and failovers. `outside`: those of the upstreams that are names outside the mesh.
     """
 
     services: frozenset[str] = frozenset()
     upstreams: frozenset[str] = frozenset()
     beyond: frozenset[str] = frozenset()
+    outside: frozenset[str] = frozenset()
+
+    @property
+    def judged(self) -> frozenset[str]:
+        """The destinations whose intentions are enforced on this host: outside the mesh nobody else could."""
+        return self.services | self.outside
 
     @property
     def reached(self) -> frozenset[str]:
@@ -167,7 +178,8 @@ class Interest:
         return (
             keys.manifest,
             keys.bundle,
-            *self.documents(keys),
+            *(key for key in self.documents(keys) if not key.startswith(keys.externals)),
+            *((keys.externals,) if self.upstreams else ()),  # one watch for all: there are few, and they seldom change
             *(sorted({keys.index_of(key) for key in self.documents(keys)}) if keys.signed else ()),
         )
 
@@ -175,9 +187,10 @@ class Interest:
         """The keys of the documents."""
         return (
             keys.mesh,
-            *(keys.document("intention", name) for name in sorted({*self.services, ANY})),
+            *(keys.document("intention", name) for name in sorted({*self.judged, ANY})),
             *(keys.document("service", name) for name in sorted(self.services | self.reached)),
             *(keys.document("route", name) for name in sorted(self.upstreams)),
+            *(keys.document("external", name) for name in sorted(self.upstreams)),
         )
 
     def wants(self, keys: Keys, key: str) -> bool:
@@ -188,7 +201,7 @@ class Interest:
             return keys.signed and any(keys.index_of(each) == key for each in self.documents(keys))
         kind, name = keys.parse_document(key) or ("", "")
         if kind == "intention":
-            return name == ANY or name in self.services
-        if kind == "route":
+            return name == ANY or name in self.judged
+        if kind in ("route", "external"):
             return name in self.upstreams
         return kind == "mesh" or (kind == "service" and name in self.services | self.reached)
