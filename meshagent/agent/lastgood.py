@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from meshagent.errors import MeshError, NotFound
 from meshagent.model.external import External
+from meshagent.model.gateway import Gateway
 from meshagent.model.intention import Intention
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
@@ -51,6 +52,7 @@ class _Snapshot(Model):
     services: list[_Statement]
     routes: list[_Statement] = []
     externals: list[_Statement] = []
+    gateways: list[_Statement] = []
     instances: list[Instance]
     bundle: BundleRecord
     cuts: list[_Cuts]
@@ -110,6 +112,7 @@ def _encode(world: World, view: ProxyView) -> bytes:
         services=[_statement(stated) for _, stated in sorted(world.services.items())],
         routes=[_statement(stated) for _, stated in sorted(world.routes.items())],
         externals=[_statement(stated) for _, stated in sorted(world.externals.items())],
+        gateways=[_statement(stated) for _, stated in sorted(world.gateways.items())],
         instances=[instance for _, found in sorted(world.instances.items()) for instance in found],
         bundle=BundleRecord.of(world.bundle),
         cuts=cuts,
@@ -125,6 +128,7 @@ def _decode(snapshot: _Snapshot) -> tuple[World, Cuts]:
     services = [(Service.model_validate(row.document), row) for row in snapshot.services]
     routes = [(Route.model_validate(row.document), row) for row in snapshot.routes]
     externals = [(External.model_validate(row.document), row) for row in snapshot.externals]
+    gateways = [(Gateway.model_validate(row.document), row) for row in snapshot.gateways]
     world = World(
         revision=snapshot.revision,
         mesh=snapshot.mesh,
@@ -134,6 +138,7 @@ def _decode(snapshot: _Snapshot) -> tuple[World, Cuts]:
         bundle=snapshot.bundle.bundle(),
         routes={document.name: _stated(document, row) for document, row in routes},
         externals={document.name: _stated(document, row) for document, row in externals},
+        gateways={document.name: _stated(document, row) for document, row in gateways},
     )
     return world, {(cut.service, cut.instance): (cut.chains, cut.default) for cut in snapshot.cuts}
 

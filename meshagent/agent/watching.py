@@ -50,8 +50,7 @@ class Watching:
         self._on_world = on_world
         self._clock = clock
         self._interest = Interest()  # without what routes lead to, which the fold says
-        self._followed: frozenset[str] = frozenset()  # what routes lead to, as far as it is followed
-        self._judged: frozenset[str] = frozenset()  # the names outside the mesh whose intentions are followed
+        self._followed = Interest()  # what is followed, with that
         self._moved = asyncio.Event()
         self._complete = asyncio.Event()
         self._told: dict[str, str] = {}
@@ -119,12 +118,14 @@ class Watching:
                 self._fresh()
 
     async def _follow(self) -> None:
-        interest = replace(self._interest, beyond=self._fold.beyond, outside=self._fold.outside)
+        called = self._interest.upstreams | self._fold.called
+        beyond = self._fold.beyond - called
+        interest = replace(self._interest, upstreams=called, beyond=beyond, outside=self._fold.outside)
         prefixes = interest.prefixes(self._keys)
         snapshot = await self._store.read(*prefixes)
         self._fold.narrow(interest)
         self.on_upstreams(interest.reached)
-        self._followed, self._judged = interest.beyond, interest.outside
+        self._followed = interest
         self._take(Changes(snapshot.revision, tuple(snapshot.entries.values()), full=True))
         self._fresh()
         self._complete.set()
@@ -139,10 +140,16 @@ class Watching:
         before = self._fold.world
         world = fold()
         self._tell_problems()
-        if self._fold.beyond - self._followed or self._fold.outside - self._judged:
-            self._moved.set()  # a route leads to services that are not followed yet, or an upstream out of the mesh
+        if self._goes_further():
+            self._moved.set()
         if world is not None and world is not before:
             self._on_world(world)
+
+    def _goes_further(self) -> bool:
+        """Whether a route or gateway leads to services that are not followed yet, or an upstream out of the mesh."""
+        fold, followed = self._fold, self._followed
+        further = fold.beyond - followed.beyond, fold.outside - followed.outside, fold.called - followed.upstreams
+        return any(further)
 
     def _tell_problems(self) -> None:
         for key, problem in self._fold.problems.items():

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from meshagent.model.external import External
+from meshagent.model.gateway import Gateway
 from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention
 from meshagent.model.mesh import Mesh
@@ -80,6 +81,7 @@ class World:
     awaits: bool = False  # something that a route or failover leads to: the revision is not in force as a whole
     vetoes: Vetoes = NO_VETOES
     externals: Mapping[str, Stated[External]] = field(default_factory=dict)  # of the upstreams
+    gateways: Mapping[str, Stated[Gateway]] = field(default_factory=dict)  # that are served here
 
     def permissive(self, service: str) -> bool:
         """Whether plain text may be spoken to this service and with it."""

@@ -7,8 +7,9 @@
   one that cannot be read; and so is one that the index names and the store does not show.
 - An absent record is not a deletion (a deletion is a record that says so): what a store hides is still enforced.
 - Instances go when a listing no longer has them, but not while the manifest is missing: the store may have lost everything.
-- A route that leads to further services counts once their instances are known; until then the one before it does. A
-  service that others fail over to is followed likewise, and the revision is not in force as a whole before it is known.
+- A route that leads to further services counts once their instances are known; until then the one before it does, and so
+  it is with gateways. A service that others fail over to is followed likewise, and the revision is not in force as a whole
+  before it is known.
 - An upstream that is a name outside the mesh counts as such once its intentions are followed, since this host judges them.
 """
 
@@ -20,9 +21,11 @@ from typing import Any
 
 from meshagent.catalog.base import Listing
 from meshagent.model.external import External
+from meshagent.model.gateway import Gateway
 from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.mesh import Mesh
+from meshagent.model.route import Route
 from meshagent.model.world import Stated, World
 from meshagent.state.awaiting import Awaiting, Backups
 from meshagent.state.index import Proof
@@ -54,7 +57,8 @@ class Fold:
         self._world = last_good
         self._pending: set[str] = set()
         self._externals: dict[str, Stated[External]] = dict(last_good.externals) if last_good else {}  # the newest
-        self._awaiting = Awaiting()
+        self._awaiting: Awaiting[Route] = Awaiting()
+        self._opening: Awaiting[Gateway] = Awaiting()
         self._backups = Backups()
         self._early: set[str] = set()  # records that came before the manifest that makes them count
         self._problems: dict[str, str] = {}
@@ -64,6 +68,11 @@ class Fold:
         """What could not be used and what holds instead, by key or place."""
         listed = {place: text for each in self._listings.values() for place, text in each.problems.items()}
         return self._problems | listed | self._uncalled()
+
+    @property
+    def called(self) -> frozenset[str]:
+        """The services that gateways here lead to: upstreams, as if a service had declared them."""
+        return self._opening.named(self._world.gateways if self._world else {})
 
     @property
     def beyond(self) -> frozenset[str]:
@@ -96,7 +105,7 @@ class Fold:
             touched |= self._early & self._values.keys()
             self._early.clear()
         news = touched - {self._keys.manifest} or manifest.revision != before.revision or self._relisted(before)
-        if news or self._awaiting.ready(self._known):
+        if news or self._awaiting.ready(self._known) or self._opening.ready(self._known):
             self._world = self._next(before, manifest.revision, touched)
         return self._world
 
@@ -115,6 +124,7 @@ class Fold:
         self._values = {key: value for key, value in self._values.items() if interest.wants(self._keys, key)}
         self._problems = {key: text for key, text in self._problems.items() if interest.wants(self._keys, key)}
         self._awaiting.narrow(interest.upstreams)
+        self._opening.narrow(interest.gateways)
         self._externals = {name: each for name, each in self._externals.items() if name in interest.upstreams}
         for service in set(self._listings) - interest.reached:
             del self._listings[service]
@@ -129,6 +139,7 @@ class Fold:
                 instances={name: found for name, found in world.instances.items() if name in interest.reached},
                 routes={name: stated for name, stated in world.routes.items() if name in interest.upstreams},
                 externals={name: each for name, each in world.externals.items() if name in interest.upstreams},
+                gateways={name: stated for name, stated in world.gateways.items() if name in interest.gateways},
             )
 
     def _take(self, changes: Changes) -> set[str]:
@@ -151,6 +162,7 @@ class Fold:
             "service": self._world.services,
             "route": self._world.routes,
             "external": self._externals,
+            "gateway": self._world.gateways,
         }
         return {self._keys.document(kind, name) for kind, names in held.items() for name in names} | {self._keys.bundle}
 
@@ -194,6 +206,7 @@ class Fold:
             "service": dict(before.services),
             "route": self._awaiting.over(before.routes),
             "external": self._externals,
+            "gateway": self._opening.over(before.gateways),
         }
         mesh, bundle = before.mesh, before.bundle
         for key in sorted(touched):
@@ -213,9 +226,20 @@ class Fold:
         services = by_kind["service"]
         backups = self._backups.of(services, self._interest.upstreams | self._awaiting.named(routes))
         outside = {name: each for name, each in self._externals.items() if name in self._interest.outside}
+        gateways = self._opening.settle(before.gateways, by_kind["gateway"], self._known)
         awaits = bool(self._awaiting) or not all(map(self._known, backups)) or outside.keys() != self.outside
-        intentions = by_kind["intention"]
-        return World(revision, mesh, intentions, services, instances, bundle, routes, awaits, externals=outside)
+        return World(
+            revision=revision,
+            mesh=mesh,
+            intentions=by_kind["intention"],
+            services=services,
+            instances=instances,
+            bundle=bundle,
+            routes=routes,
+            awaits=awaits or bool(self._opening),
+            externals=outside,
+            gateways=gateways,
+        )
 
     def _known(self, service: str) -> bool:
         return service in self._listings or (self._world is not None and service in self._world.instances)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from meshagent.model.names import ANY
 
-KINDS_OF_MANY = ("intention", "service", "route", "external")
+KINDS_OF_MANY = ("intention", "service", "route", "external", "gateway")
 """The kinds of which there is a document for each name."""
 
 
@@ -156,12 +156,14 @@ class Interest:
     """What one host needs to know: the services that run on it, those that they call, and those that these lead to.
 
     `beyond`: by their routes and failovers. `outside`: those of the upstreams that are names outside the mesh.
+    `gateways`: those that this host serves. What they lead to is among the upstreams.
     """
 
     services: frozenset[str] = frozenset()
     upstreams: frozenset[str] = frozenset()
     beyond: frozenset[str] = frozenset()
     outside: frozenset[str] = frozenset()
+    gateways: frozenset[str] = frozenset()
 
     @property
     def judged(self) -> frozenset[str]:
@@ -191,6 +193,7 @@ class Interest:
             *(keys.document("service", name) for name in sorted(self.services | self.reached)),
             *(keys.document("route", name) for name in sorted(self.upstreams)),
             *(keys.document("external", name) for name in sorted(self.upstreams)),
+            *(keys.document("gateway", name) for name in sorted(self.gateways)),
         )
 
     def wants(self, keys: Keys, key: str) -> bool:
@@ -204,4 +207,6 @@ class Interest:
             return name == ANY or name in self.judged
         if kind in ("route", "external"):
             return name in self.upstreams
+        if kind == "gateway":
+            return name in self.gateways
         return kind == "mesh" or (kind == "service" and name in self.services | self.reached)
