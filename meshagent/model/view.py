@@ -9,6 +9,7 @@ from typing import Literal
 
 from meshagent.model.defaults import AccessLog, Tracing
 from meshagent.model.external import External
+from meshagent.model.gateway import Gateway
 from meshagent.model.identity import Domains, Svid, TrustBundle
 from meshagent.model.intention import Action, Permission
 from meshagent.model.names import HTTP_PROTOCOLS, Protocol
@@ -253,6 +254,7 @@ class ProxyView:
     valid_until: datetime | None = None
     captured: tuple[Captured, ...] = ()
     egresses: tuple[Egress, ...] = ()
+    gateways: tuple[Gateway, ...] = ()  # they call as sources of their own, by outbounds without a port
 
     @property
     def domains(self) -> Domains:

@@ -23,6 +23,7 @@ from meshagent.policy.cuts import chained_sources, next_chains, next_default_cut
 from meshagent.policy.defaults import sampling_of, traffic_of, with_tracing
 from meshagent.policy.egress import Egresses, called_outside, egresses_of
 from meshagent.policy.failover import backups_of, with_failover
+from meshagent.policy.gateways import led_to, served
 from meshagent.policy.precedence import guard, next_expiry
 from meshagent.policy.tiers import Tiers, placed, tiers_of
 from meshagent.policy.vetoes import vetoed
@@ -38,6 +39,7 @@ class Host:
     region: str = ""
     zone: str = ""
     bind: str = ""
+    gateways: tuple[str, ...] = ()
 
     @property
     def listens_on(self) -> str:
@@ -61,7 +63,11 @@ def resolve(
         for upstream in local.definition.upstreams:
             if upstream.service in world.externals:
                 continue
-            outbound = kept.outbound(_outbound(world, host, local, upstream, locals_, kept))
+            outbound = kept.outbound(_outbound(world, host, local.definition.name, upstream, locals_, kept))
+            outbounds.setdefault(_outbound_key(outbound), outbound)
+    for gateway in served(world, host.gateways):
+        for upstream in led_to(gateway, world):
+            outbound = kept.outbound(_outbound(world, host, gateway.name, upstream, locals_, kept))
             outbounds.setdefault(_outbound_key(outbound), outbound)
     in_order = tuple(outbounds[key] for key in sorted(outbounds))
     egresses = egresses_of(world, locals_, previous, now)
@@ -85,7 +91,8 @@ def resolve_next(
     """What `resolve` gives. Where the previous inputs are known, only what differs from them (by identity) is looked at."""
     held = previous if isinstance(previous, Resolved) else None
     same_place = held is not None and (held.host, held.locals_) == (host, locals_)
-    if held and same_place and world.externals.keys() == held.world.externals.keys():
+    same_kinds = held is not None and world.externals.keys() == held.world.externals.keys()
+    if held and same_place and same_kinds and served(world, host.gateways) == held.view.gateways:
         view = _renewed(world, held, now)
     else:
         view = resolve(world, host, locals_, previous.view if isinstance(previous, Resolved) else previous, now)
@@ -154,6 +161,7 @@ def _view(
     egresses: Egresses,
 ) -> ProxyView:
     view = ProxyView(
+        gateways=served(world, host.gateways),
         host=host.name,
         address=host.listens_on,
         trust_domain=world.mesh.trust_domain,
@@ -252,12 +260,12 @@ def _inbound(world: World, local: Local, kept: _Kept, now: datetime) -> Inbound:
 
 
 def _outbound(
-    world: World, host: Host, local: Local, upstream: Upstream, locals_: tuple[Local, ...], kept: _Kept
+    world: World, host: Host, source: str, upstream: Upstream, locals_: tuple[Local, ...], kept: _Kept
 ) -> Outbound:
     declared = Outbound(
-        source=local.definition.name,
+        source=source,
         upstream=upstream.service,
-        protocol=kept.protocol(local.definition.name, upstream),
+        protocol=kept.protocol(source, upstream),
         endpoints=(),
         local_port=upstream.local_port or 0,
         local_socket=upstream.local_socket or "",
@@ -285,6 +293,8 @@ def _reached(world: World, host: Host, outbound: Outbound, locals_: tuple[Local,
 
     ways = with_ways(found, world.routes.get(outbound.upstream), host.region, other)
     new = carried(with_failover(ways, world.services, other))
+    if new.data_path and outbound.source in host.gateways:
+        new = replace(new, data_path="")  # host and path decide there, so requests are what it sees
     return outbound if new == outbound else new
 
 
