@@ -12,6 +12,7 @@ from meshagent.model.defaults import AccessLog as AccessLogPolicy
 from meshagent.model.view import Outbound
 from meshagent.translate.settings import Settings, pack
 
+_OUTBOUND = "outbound to "
 MARKED = "meshagent.log"  # in the metadata of routes
 _COMMON = {
     "time": "%START_TIME%",
@@ -45,10 +46,10 @@ def access_log(
     side: str,
     traced: bool = False,
 ) -> None:
-    """Fill in a file log for one side ("inbound" or "outbound") of a service."""
+    """Fill in a file log for one side of a service: "inbound", "outbound to SERVICE" or "external NAME"."""
     log.name = "envoy.access_loggers.file"
     if policy.only == "errors":
-        _only_errors(log, at_least=0 if not http else 400 if side == "inbound" else 500)
+        _only_errors(log, at_least=0 if not http else 500 if side.startswith(_OUTBOUND) else 400)
         if http and policy.slower_than is not None:
             slow = log.filter.or_filter.filters.add().duration_filter.comparison
             slow.op = ComparisonFilter.GE
@@ -70,7 +71,7 @@ def outbound_logs(outbound: Outbound, common: AccessLogPolicy, settings: Setting
         if policy.only == "none":
             continue
         log = AccessLog()
-        side = f"outbound to {outbound.upstream}"
+        side = f"{_OUTBOUND}{outbound.upstream}"
         access_log(log, policy, settings, http=True, service=outbound.source, side=side, traced=outbound.traced)
         if apart:
             _of_rules(log, mark)

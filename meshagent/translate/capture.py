@@ -14,8 +14,9 @@ from envoy.config.listener.v3.listener_components_pb2 import FilterChainMatch
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.listener.original_dst.v3.original_dst_pb2 import OriginalDst
 
-from meshagent.model.view import Captured, Outbound, ProxyView
+from meshagent.model.view import Captured, Egress, Outbound, ProxyView
 from meshagent.model.virtual import virtual_addresses
+from meshagent.translate.egress import egress_filters
 from meshagent.translate.outbound import upstream_filters
 from meshagent.translate.settings import Settings, pack
 
@@ -33,7 +34,16 @@ def calls_of(captured: Captured, view: ProxyView) -> tuple[Outbound, ...]:
     return tuple(found[name] for name in sorted(found))
 
 
-def capture_listener(captured: Captured, calls: Sequence[Outbound], view: ProxyView, settings: Settings) -> Listener:
+def calls_outside(captured: Captured, view: ProxyView) -> tuple[Egress, ...]:
+    """What of it is outside the mesh. Not where the app speaks TLS itself: its name decides there, which is not waited for."""
+    own = (each for each in view.egresses if each.source == captured.source)
+    found = {each.upstream: each for each in own if each.external.tls.mode != "passthrough"}
+    return tuple(found[name] for name in sorted(found))
+
+
+def capture_listener(
+    captured: Captured, calls: Sequence[Outbound | Egress], view: ProxyView, settings: Settings
+) -> Listener:
     """The listener of one captured service, on the loopback addresses alone: nobody comes to it from outside."""
     listener = Listener(name=capture_listener_name(captured))
     listener.enable_reuse_port.value = False
@@ -51,7 +61,10 @@ def capture_listener(captured: Captured, calls: Sequence[Outbound], view: ProxyV
         chain = listener.filter_chains.add(name=f"{captured.source}/{call.upstream}")
         for address in own:
             _match(chain.filter_chain_match, str(address), address.max_prefixlen)
-        upstream_filters(chain, call, view, settings)
+        if isinstance(call, Egress):
+            egress_filters(chain, call, view, settings)
+        else:
+            upstream_filters(chain, call, view, settings)
     return listener
 
 

@@ -14,7 +14,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2 import HeaderMutation
 
 from meshagent.model.defaults import AccessLog
-from meshagent.model.view import Outbound, ProxyView
+from meshagent.model.view import Egress, Outbound, ProxyView
 from meshagent.translate.accesslog import access_log, outbound_logs
 from meshagent.translate.extras import extra_places
 from meshagent.translate.retries import UNREACHED
@@ -73,6 +73,27 @@ def outbound_manager(outbound: Outbound, view: ProxyView, settings: Settings) ->
     return manager
 
 
+def egress_manager(
+    egress: Egress, view: ProxyView, settings: Settings, filters: Sequence[HttpFilter]
+) -> HttpConnectionManager:
+    """Towards the local app, for what is outside the mesh: judged here as a service's own proxy would judge it."""
+    manager = _manager(f"out.{egress.source}.{egress.upstream}", filters)
+    _normalise(manager)
+    manager.common_http_protocol_options.headers_with_underscores_action = HttpProtocolOptions.REJECT_REQUEST
+    manager.http_protocol_options.accept_http_10 = True
+    manager.http_protocol_options.default_host_for_http_10 = egress.upstream
+    manager.generate_request_id.value = False
+    manager.forward_client_cert_details = HttpConnectionManager.SANITIZE
+    manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
+    if egress.external.tls.mode == "originate":
+        manager.scheme_header_transformation.scheme_to_overwrite = "https"
+    _explain_refusals(manager, egress.upstream, egress.source)
+    if view.access_log.only != "none":
+        side = f"external {egress.upstream}"
+        access_log(manager.access_log.add(), view.access_log, settings, http=True, service=egress.source, side=side)
+    return manager
+
+
 def _normalise(manager: HttpConnectionManager) -> None:
     manager.normalize_path.value = True
     manager.merge_slashes = True
@@ -98,8 +119,11 @@ def _manager(stat_prefix: str, filters: Sequence[HttpFilter]) -> HttpConnectionM
     return manager
 
 
-def _explain_refusals(manager: HttpConnectionManager, service: str) -> None:
-    """A refused call says who was refused by whom and where to ask, and tells strangers no rule."""
+def _explain_refusals(manager: HttpConnectionManager, service: str, source: str = "") -> None:
+    """A refused call says who was refused by whom and where to ask, and tells strangers no rule.
+
+    Without a `source`, it is whoever the certificate says.
+    """
     mapper = manager.local_reply_config.mappers.add()
     comparison = mapper.filter.status_code_filter.comparison
     comparison.op = ComparisonFilter.EQ
@@ -109,9 +133,9 @@ def _explain_refusals(manager: HttpConnectionManager, service: str) -> None:
     header.key, header.value = "x-mesh-refused", "intention"
     fields = mapper.body_format_override.json_format.fields
     fields["error"].string_value = f"refused: no intention in force lets the caller make this call to {service}"
-    fields["caller"].string_value = "%DOWNSTREAM_PEER_URI_SAN%"
+    fields["caller"].string_value = source or "%DOWNSTREAM_PEER_URI_SAN%"
     fields["destination"].string_value = service
-    fields["next_step"].string_value = f"meshagent explain SOURCE {service} METHOD PATH"
+    fields["next_step"].string_value = f"meshagent explain {source or 'SOURCE'} {service} METHOD PATH"
 
 
 def _tell_unreached(manager: HttpConnectionManager) -> None:

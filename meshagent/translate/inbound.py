@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from envoy.config.core.v3.config_source_pb2 import ExtensionConfigSource
 from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -19,7 +18,7 @@ from meshagent.translate.admission import add_limit, admission_filters
 from meshagent.translate.clusters import app_cluster_name
 from meshagent.translate.connection import explain_limits, inbound_manager
 from meshagent.translate.natives import Natives, natives
-from meshagent.translate.rbac import bytes_rbac_name, deny_all, plain_rbac_name, rbac_name
+from meshagent.translate.rbac import bytes_rbac_name, plain_rbac_name, rbac_name, rules_by_ecds
 from meshagent.translate.retries import UNREACHED, safe_retries
 from meshagent.translate.settings import Settings, from_ads, pack
 from meshagent.translate.tcp import NOWHERE, tcp_forward
@@ -134,7 +133,7 @@ def _filters(
     log = inbound.access_log or view.access_log
     if inbound.protocol in HTTP_PROTOCOLS:
         http_guard = HttpFilter(name=rbac)
-        _by_ecds(http_guard.config_discovery, inbound.protocol)
+        rules_by_ecds(http_guard.config_discovery, inbound.protocol)
         filters = [http_guard, *admission_filters(inbound)]
         manager = inbound_manager(
             inbound.service, inbound_stat_prefix(inbound), log, settings, filters, traced=bool(inbound.sampling)
@@ -164,7 +163,7 @@ def _bytes_filters(
     longest: timedelta | None = None,
 ) -> None:
     guard = chain.filters.add(name=rbac)
-    _by_ecds(guard.config_discovery, "tcp")
+    rules_by_ecds(guard.config_discovery, "tcp")
     proxy = tcp_forward(inbound_stat_prefix(inbound), NOWHERE if closed else app_cluster_name(inbound))
     proxy.upstream_connect_mode = UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE  # a stranger costs the app nothing
     proxy.max_early_data_bytes.value = _EARLY_BYTES
@@ -174,15 +173,6 @@ def _bytes_filters(
     if log.only != "none":
         access_log(proxy.access_log.add(), log, settings, http=False, service=inbound.service, side="inbound")
     pack(chain.filters.add(name="envoy.filters.network.tcp_proxy").typed_config, proxy)
-
-
-def _by_ecds(discovery: ExtensionConfigSource, protocol: str) -> None:
-    """The RBAC filter's rules by ECDS, and deny until they are there (measured: 403 at once, others serve at once)."""
-    from_ads(discovery.config_source)
-    closed = deny_all(protocol)
-    pack(discovery.default_config, closed)
-    discovery.apply_default_config_without_warming = True
-    discovery.type_urls.append(f"type.googleapis.com/{closed.DESCRIPTOR.full_name}")
 
 
 def _route_to_app(routes: RouteConfiguration, inbound: Inbound) -> None:

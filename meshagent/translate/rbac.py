@@ -5,6 +5,7 @@ Everything is an ALLOW list: what no policy names is refused. First match is kep
 
 from __future__ import annotations
 
+from envoy.config.core.v3.config_source_pb2 import ExtensionConfigSource
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.rbac.v3.rbac_pb2 import RBAC as Rules
 from envoy.config.rbac.v3.rbac_pb2 import Permission as RbacPermission
@@ -19,7 +20,7 @@ from meshagent.model.intention import Permission
 from meshagent.model.names import ANY, HTTP_PROTOCOLS
 from meshagent.model.view import Guard, Inbound, Rule
 from meshagent.translate.matchers import request_permission
-from meshagent.translate.settings import pack
+from meshagent.translate.settings import from_ads, pack
 
 
 def rbac_name(service: str) -> str:
@@ -68,6 +69,15 @@ def deny_all(protocol: str) -> HttpRbac | NetworkRbac:
     return filter_config(protocol, Rules(action=Rules.ALLOW))
 
 
+def rules_by_ecds(discovery: ExtensionConfigSource, protocol: str) -> None:
+    """The RBAC filter's rules by ECDS, and deny until they are there (measured: 403 at once, others serve at once)."""
+    from_ads(discovery.config_source)
+    closed = deny_all(protocol)
+    pack(discovery.default_config, closed)
+    discovery.apply_default_config_without_warming = True
+    discovery.type_urls.append(f"type.googleapis.com/{closed.DESCRIPTOR.full_name}")
+
+
 def guard_rules(guard: Guard, domains: Domains) -> Rules:
     """The ALLOW list of a guard for callers that prove a SPIFFE ID."""
     rules = Rules(action=Rules.ALLOW)
@@ -86,8 +96,13 @@ def guard_rules(guard: Guard, domains: Domains) -> Rules:
 
 def plain_rules(guard: Guard) -> Rules:
     """The ALLOW list for callers without a certificate: the wildcard rule, else the default."""
+    return caller_rules(guard, "")
+
+
+def caller_rules(guard: Guard, source: str) -> Rules:
+    """The ALLOW list where only this source can come by."""
     rules = Rules(action=Rules.ALLOW)
-    rule = guard.rule_for("")
+    rule = guard.rule_for(source)
     if rule:
         _add(rules, rule, Principal(any=True))
     elif guard.default == "allow":

@@ -10,11 +10,12 @@ from itertools import groupby
 from google.protobuf.message import Message
 
 from meshagent.model.defaults import Tracing
+from meshagent.model.external import External
 from meshagent.model.identity import Svid
 from meshagent.model.names import HTTP_PROTOCOLS
-from meshagent.model.view import Captured, Inbound, Outbound, ProxyView, Svids
+from meshagent.model.view import Captured, Egress, Inbound, Outbound, ProxyView, Svids
 from meshagent.translate.admission import concurrency_config
-from meshagent.translate.capture import calls_of, capture_listener, capture_listener_name
+from meshagent.translate.capture import calls_of, calls_outside, capture_listener, capture_listener_name
 from meshagent.translate.clusters import (
     app_cluster,
     app_cluster_name,
@@ -25,6 +26,8 @@ from meshagent.translate.clusters import (
     upstream_cluster,
     upstream_name,
 )
+from meshagent.translate.egress import egress_listener, egress_listener_name, egress_rbac
+from meshagent.translate.external import external_cluster, external_names, external_roots
 from meshagent.translate.failover import failover_clusters
 from meshagent.translate.inbound import (
     inbound_listener,
@@ -90,8 +93,11 @@ def translate(view: ProxyView, svids: Svids, settings: Settings, previous: Trans
         calls = calls_of(captured, view)
         # The log and the traces of a call are settings of its service, or of rules.
         seen = ((call.upstream, call.protocol, call.data_path, call.traffic, call.ways) for call in calls)
-        cause = (captured, tuple(seen))
-        memo.add(("capture", captured.source), cause, partial(_capture, captured, calls, view, settings))
+        outside = calls_outside(captured, view)
+        cause = (captured, tuple(seen), *((each.upstream, _led_outside(each)) for each in outside))
+        every: tuple[Outbound | Egress, ...] = (*calls, *outside)
+        memo.add(("capture", captured.source), cause, partial(_capture, captured, every, view, settings))
+    _add_egresses(memo, view, settings)
     if view.tracing:
         memo.add("collector", view.tracing, partial(_collector, view.tracing))
     memo.add("roots", view.bundle, lambda: [(SDS, ROOTS, roots_secret(view))])
@@ -161,6 +167,16 @@ def _add_rules(memo: _Memo, view: ProxyView) -> None:
         plain = any(each.plain_port for each in view.inbounds if each.service == service)
         cause = (inbound.guard, inbound.protocol, plain, inbound.admission, inbound.data_path)
         memo.add(("rules", service), cause, partial(_rules, inbound, view, plain))
+    for egress in view.egresses:
+        memo.add(("judged", egress.source, egress.upstream), (egress.guard, egress.external), partial(_judged, egress))
+
+
+def _add_egresses(memo: _Memo, view: ProxyView, settings: Settings) -> None:
+    for egress in view.egresses:
+        if egress.listened:
+            place = ("egress", egress_listener_name(egress))
+            memo.add(place, _led_outside(egress), partial(_egress, egress, view, settings))
+        memo.add(("external", egress.upstream), egress.external, partial(_external, egress.external, settings))
 
 
 def _collector(tracing: Tracing) -> _Named:
@@ -237,8 +253,31 @@ def _ways(outbound: Outbound, view: ProxyView, settings: Settings) -> _Named:
         yield ECDS, upstream_name(outbound), outbound_proxy(outbound, view, settings)
 
 
-def _capture(captured: Captured, calls: tuple[Outbound, ...], view: ProxyView, settings: Settings) -> _Named:
+def _capture(captured: Captured, calls: tuple[Outbound | Egress, ...], view: ProxyView, settings: Settings) -> _Named:
     yield LDS, capture_listener_name(captured), capture_listener(captured, calls, view, settings)
+
+
+def _led_outside(egress: Egress) -> Hashable:
+    """What the listener depends on: everything but the rules."""
+    place = (egress.local_address, egress.local_port, egress.local_socket, egress.socket_mode)
+    return (*place, egress.external, egress.cut, egress.closed)
+
+
+def _judged(egress: Egress) -> _Named:
+    rules = egress_rbac(egress)
+    yield ECDS, rules.name, rules
+
+
+def _egress(egress: Egress, view: ProxyView, settings: Settings) -> _Named:
+    yield LDS, egress_listener_name(egress), egress_listener(egress, view, settings)
+
+
+def _external(external: External, settings: Settings) -> _Named:
+    for name, hosts in external_names(external).items():
+        yield CDS, name, external_cluster(name, hosts, external)
+    if external.tls.mode == "originate":
+        roots = external_roots(external, settings)
+        yield SDS, roots.name, roots
 
 
 def _svid(service: str, svid: Svid) -> _Named:

@@ -10,6 +10,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 
 ROOTS = "roots"
+SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"  # of Debian and its kin
 _FETCH_SECONDS = 2
 
 
@@ -21,11 +22,14 @@ class Settings:
     does not end one whose certificate ended meanwhile (measured: facts/security.md, finding 6).
 
     `ipv6`: whether this host has a loopback address of it.
+
+    `system_roots`: the file in which this host keeps the roots that it believes.
     """
 
     access_log_path: str
     longest_connection: timedelta = timedelta(hours=1)
     ipv6: bool = True
+    system_roots: str = SYSTEM_ROOTS
 
 
 def from_ads(source: ConfigSource) -> None:

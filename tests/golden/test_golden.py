@@ -28,7 +28,7 @@ from meshagent.model.world import Local, Origin, Stated, World
 from meshagent.policy.explain import explain
 from meshagent.policy.request import Request, judged_path
 from meshagent.policy.resolve import Host, resolve
-from meshagent.translate.rbac import guard_rules
+from meshagent.translate.rbac import caller_rules, guard_rules
 from meshagent.translate.resources import translate
 from meshagent.translate.settings import Settings
 from meshagent.xds.types import CDS, ECDS, EDS, LDS, RDS, SDS, short_name
@@ -58,7 +58,16 @@ def view_of(case):
     for each in data.get("instances", ()):
         found = Instance.model_validate({"host": "vm-2", "id": each["service"], "port": 21000, **each})
         instances[found.service] = (*instances.get(found.service, ()), found)
-    world = World(1, mesh, by_kind["intention"], by_kind["service"], instances, bundle, by_kind["route"])
+    world = World(
+        1,
+        mesh,
+        by_kind["intention"],
+        by_kind["service"],
+        instances,
+        bundle,
+        by_kind["route"],
+        externals=by_kind["external"],
+    )
     locals_ = []
     for number, each in enumerate(data["services"]):
         definition = ServiceDefinition.model_validate(each)
@@ -108,10 +117,14 @@ def test_the_resources_are_as_reviewed(case, request):
 def test_each_call_is_judged_as_the_table_says_by_explain_and_by_the_generated_filter(case):
     view, calls = view_of(case)
     for call in calls:
-        inbound = next(each for each in view.inbounds if each.service == call["to"])
+        outside = next(
+            (each for each in view.egresses if (each.source, each.upstream) == (call["from"], call["to"])), None
+        )
+        judge = outside or next(each for each in view.inbounds if each.service == call["to"])
         headers = tuple((call.get("headers") or {}).items())
         request = Request(call.get("method", "GET"), call.get("path", "/"), headers)
-        assert explain(inbound.guard, call["from"], request).allowed == call["allowed"], call
+        assert explain(judge.guard, call["from"], request).allowed == call["allowed"], call
         uri = f"spiffe://mesh.internal/svc/{call['from']}"
-        rules = guard_rules(inbound.guard, TrustBundle().domains("mesh.internal"))
+        domains = TrustBundle().domains("mesh.internal")
+        rules = caller_rules(judge.guard, outside.source) if outside else guard_rules(judge.guard, domains)
         assert allowed(rules, [uri], request, judged_path(request.path)) == call["allowed"], call

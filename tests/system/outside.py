@@ -1,0 +1,65 @@
+"""Servers outside the mesh for tests: TLS with a CA of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.system.apps import HttpApp
+
+_DAY = timedelta(days=1)
+
+
+class OutsideCa:
+    """A CA of somebody else, with its root in `root`."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.directory, self.name = directory, name
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.root = directory / f"{name}-root.pem"
+        self.certificate = self._certify(name, self.key, (), ca=True)
+        self.root.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+
+    def server(self, *names: str) -> ssl.SSLContext:
+        """A server's side of TLS with a certificate for these names."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._certify(names[0], key, names, ca=False)
+        path = self.directory / f"{self.name}-{names[0]}.pem"
+        pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        path.write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()) + certificate.public_bytes(pem))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        return context
+
+    def _certify(
+        self, name: str, key: ec.EllipticCurvePrivateKey, names: tuple[str, ...], *, ca: bool
+    ) -> x509.Certificate:
+        now = datetime.now(UTC)
+        issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - _DAY)
+        builder = builder.not_valid_after(now + _DAY)
+        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), False)
+        return builder.sign(self.key, hashes.SHA256())
+
+
+class TlsApp(HttpApp):
+    """An HTTP/1.1 app that speaks TLS."""
+
+    def __init__(self, port: int, name: str, tls: ssl.SSLContext) -> None:
+        super().__init__(port, name)
+        self._tls = tls
+
+    async def __aenter__(self) -> TlsApp:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
+        return self
