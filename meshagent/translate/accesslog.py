@@ -12,7 +12,7 @@ from meshagent.model.defaults import AccessLog as AccessLogPolicy
 from meshagent.model.view import Outbound
 from meshagent.translate.settings import Settings, pack
 
-_OUTBOUND = "outbound to "
+_OUTBOUND, GATEWAY = "outbound to ", "gateway"
 MARKED = "meshagent.log"  # in the metadata of routes
 _COMMON = {
     "time": "%START_TIME%",
@@ -46,10 +46,10 @@ def access_log(
     side: str,
     traced: bool = False,
 ) -> None:
-    """Fill in a file log for one side of a service: "inbound", "outbound to SERVICE" or "external NAME"."""
+    """Fill in a file log for one side of a service: "inbound", "outbound to SERVICE", "external NAME" or "gateway"."""
     log.name = "envoy.access_loggers.file"
     if policy.only == "errors":
-        _only_errors(log, at_least=0 if not http else 500 if side.startswith(_OUTBOUND) else 400)
+        _only_errors(log, at_least=0 if not http else 500 if side.startswith((_OUTBOUND, GATEWAY)) else 400)
         if http and policy.slower_than is not None:
             slow = log.filter.or_filter.filters.add().duration_filter.comparison
             slow.op = ComparisonFilter.GE

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from meshagent.model.defaults import Tracing
 from meshagent.model.external import External
+from meshagent.model.gateway import Gateway, KeyPair
 from meshagent.model.identity import Svid
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Captured, Egress, Inbound, Outbound, ProxyView, Svids
@@ -29,6 +30,12 @@ from meshagent.translate.clusters import (
 from meshagent.translate.egress import egress_listener, egress_listener_name, egress_rbac
 from meshagent.translate.external import external_cluster, external_names, external_roots
 from meshagent.translate.failover import failover_clusters
+from meshagent.translate.gateway import (
+    calls_of_gateway,
+    gateway_listeners,
+    gateway_name,
+    gateway_routes,
+)
 from meshagent.translate.inbound import (
     inbound_listener,
     inbound_listener_name,
@@ -41,7 +48,7 @@ from meshagent.translate.natives import natives
 from meshagent.translate.outbound import outbound_listener, outbound_listener_name
 from meshagent.translate.rbac import bytes_rbac_filter, bytes_rbac_name, plain_rbac_name, rbac_filter, rbac_name
 from meshagent.translate.routes import outbound_proxy, outbound_routes
-from meshagent.translate.secrets import roots_secret, svid_name, svid_secret
+from meshagent.translate.secrets import key_pair_name, key_pair_secret, roots_secret, svid_name, svid_secret
 from meshagent.translate.settings import ROOTS, Settings
 from meshagent.translate.staging import leaving
 from meshagent.translate.tracing import COLLECTOR, collector_cluster
@@ -51,6 +58,7 @@ Key = tuple[str, str]  # type URL, name
 Resources = Mapping[Key, bytes]
 Piece = tuple[object, Resources]  # what the resources depend on, and they
 _Named = Iterable[tuple[str, str, Message]]
+NO_KEY_PAIRS: Mapping[str, KeyPair] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +81,17 @@ class Translated:
         return whole
 
 
-def translate(view: ProxyView, svids: Svids, settings: Settings, previous: Translated | None = None) -> Translated:
-    """All resources of the proxy. What depends on nothing that changed since `previous` is taken from it."""
+def translate(
+    view: ProxyView,
+    svids: Svids,
+    settings: Settings,
+    previous: Translated | None = None,
+    key_pairs: Mapping[str, KeyPair] = NO_KEY_PAIRS,
+) -> Translated:
+    """All resources of the proxy. What depends on nothing that changed since `previous` is taken from it.
+
+    `key_pairs`: what gateways show to outside, by certificate file.
+    """
     memo = _Memo(previous, _common(view, settings))
     _add_rules(memo, view)
     for inbound in view.inbounds:
@@ -98,6 +115,7 @@ def translate(view: ProxyView, svids: Svids, settings: Settings, previous: Trans
         every: tuple[Outbound | Egress, ...] = (*calls, *outside)
         memo.add(("capture", captured.source), cause, partial(_capture, captured, every, view, settings))
     _add_egresses(memo, view, settings)
+    _add_gateways(memo, view, settings, key_pairs)
     if view.tracing:
         memo.add("collector", view.tracing, partial(_collector, view.tracing))
     memo.add("roots", view.bundle, lambda: [(SDS, ROOTS, roots_secret(view))])
@@ -123,6 +141,7 @@ def translate_rules(view: ProxyView, settings: Settings, previous: Translated) -
     if len(previous.calls) == len(view.outbounds):
         for outbound in leaving((cause for cause, _ in previous.calls), view.outbounds):
             rules |= _serialised(_ways(outbound, view, settings))
+            rules |= {key: value for each in view.gateways for key, value in _left(each, outbound, view).items()}
     return rules
 
 
@@ -177,6 +196,37 @@ def _add_egresses(memo: _Memo, view: ProxyView, settings: Settings) -> None:
             place = ("egress", egress_listener_name(egress))
             memo.add(place, _led_outside(egress), partial(_egress, egress, view, settings))
         memo.add(("external", egress.upstream), egress.external, partial(_external, egress.external, settings))
+
+
+def _add_gateways(memo: _Memo, view: ProxyView, settings: Settings, key_pairs: Mapping[str, KeyPair]) -> None:
+    for gateway in view.gateways:
+        files = [each.cert_file for each in gateway.certificates]
+        there = tuple(file for file in dict.fromkeys(files) if file in key_pairs)
+        for file in there:
+            memo.add(("key pair", file), key_pairs[file], partial(_key_pair, file, key_pairs[file]))
+        listened = (gateway.name, gateway.listeners, there)
+        memo.add(("gateway", gateway.name), listened, partial(_gateway, gateway, there, view, settings))
+        calls = calls_of_gateway(gateway, view)
+        memo.add(("gateway routes", gateway.name), (gateway.routes, calls), partial(_gateway_routes, gateway, calls))
+
+
+def _gateway(gateway: Gateway, there: tuple[str, ...], view: ProxyView, settings: Settings) -> _Named:
+    for listener in gateway_listeners(gateway, there, view, settings):
+        yield LDS, listener.name, listener
+
+
+def _gateway_routes(gateway: Gateway, calls: tuple[Outbound, ...]) -> _Named:
+    yield RDS, gateway_name(gateway), gateway_routes(gateway, calls)
+
+
+def _left(gateway: Gateway, leaving_: Outbound, view: ProxyView) -> Resources:
+    """Its routes, where one of those whom it calls leads to less."""
+    calls = calls_of_gateway(gateway, view) if leaving_.source == gateway.name else ()
+    return _serialised(_gateway_routes(gateway, calls)) if calls else {}
+
+
+def _key_pair(file: str, pair: KeyPair) -> _Named:
+    yield SDS, key_pair_name(file), key_pair_secret(file, pair)
 
 
 def _collector(tracing: Tracing) -> _Named:

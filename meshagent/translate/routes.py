@@ -11,7 +11,13 @@ from datetime import timedelta
 
 from envoy.config.core.v3.base_pb2 import HeaderValueOption
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
-from envoy.config.route.v3.route_components_pb2 import RedirectAction, Route, RouteAction, WeightedCluster
+from envoy.config.route.v3.route_components_pb2 import (
+    RedirectAction,
+    Route,
+    RouteAction,
+    VirtualHost,
+    WeightedCluster,
+)
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.duration_pb2 import Duration
 
@@ -50,12 +56,17 @@ def outbound_routes(outbound: Outbound) -> RouteConfiguration | None:
     routes = RouteConfiguration(name=upstream_name(outbound))
     routes.response_headers_to_remove.append(UNREACHED)  # it is said among proxies
     host = routes.virtual_hosts.add(name=outbound.upstream, domains=["*"])
+    add_routes(host, outbound)
+    return routes
+
+
+def add_routes(host: VirtualHost, outbound: Outbound) -> None:
+    """Its ways in order, and behind them the upstream itself."""
     for way in outbound.ways:
         _add(host.routes.add(), way, outbound)
     last = host.routes.add()
     last.match.prefix = "/"
     _forward(last.route, RouteRule(), (_ITSELF,), outbound)
-    return routes
 
 
 def outbound_proxy(outbound: Outbound, view: ProxyView, settings: Settings) -> TypedExtensionConfig:

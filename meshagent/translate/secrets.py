@@ -5,6 +5,7 @@ from __future__ import annotations
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.extensions.transport_sockets.tls.v3.tls_spiffe_validator_config_pb2 import SPIFFECertValidatorConfig
 
+from meshagent.model.gateway import KeyPair
 from meshagent.model.identity import Svid
 from meshagent.model.view import ProxyView
 from meshagent.translate.settings import ROOTS, pack
@@ -17,10 +18,17 @@ def svid_name(service: str) -> str:
 
 def svid_secret(service: str, svid: Svid) -> Secret:
     """The certificate chain and key of a service."""
-    secret = Secret(name=svid_name(service))
-    secret.tls_certificate.certificate_chain.inline_bytes = svid.chain_pem
-    secret.tls_certificate.private_key.inline_bytes = svid.key_pem
-    return secret
+    return _pair_secret(svid_name(service), svid)
+
+
+def key_pair_name(cert_file: str) -> str:
+    """The SDS name of what a gateway shows to outside."""
+    return f"gateway{cert_file}"
+
+
+def key_pair_secret(cert_file: str, pair: KeyPair) -> Secret:
+    """A certificate chain and key for outside."""
+    return _pair_secret(key_pair_name(cert_file), pair)
 
 
 def roots_secret(view: ProxyView) -> Secret:
@@ -40,4 +48,11 @@ def roots_secret(view: ProxyView) -> Secret:
     custom = secret.validation_context.custom_validator_config
     custom.name = "envoy.tls.cert_validator.spiffe"
     pack(custom.typed_config, validator)
+    return secret
+
+
+def _pair_secret(name: str, pair: Svid | KeyPair) -> Secret:
+    secret = Secret(name=name)
+    secret.tls_certificate.certificate_chain.inline_bytes = pair.chain_pem
+    secret.tls_certificate.private_key.inline_bytes = pair.key_pem
     return secret

@@ -12,8 +12,8 @@ from meshagent.model.view import Outbound
 from meshagent.xds.types import CDS, ECDS, RDS
 
 Key = tuple[str, str]
-_WAYS = "out/"
-_LED_TO = (_WAYS, "plain/")  # clusters: of the mesh's instances, and of those that take plain text
+_WAYS = ("out/", "gateway/")
+_LED_TO = ("out/", "plain/")  # clusters: of the mesh's instances, and of those that take plain text
 
 
 def staged(

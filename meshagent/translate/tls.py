@@ -77,6 +77,18 @@ def accept_native(socket: TransportSocket, service: str, domains: Domains, sourc
     _name(socket, context)
 
 
+def serve_outside(socket: TransportSocket, certificates: tuple[str, ...]) -> None:
+    """TLS towards outside with these secrets; the name that a client asks for chooses among them, or else the first."""
+    context = DownstreamTlsContext()
+    common = context.common_tls_context
+    common.tls_params.tls_minimum_protocol_version = TlsParameters.TLSv1_2
+    common.tls_params.tls_maximum_protocol_version = TlsParameters.TLSv1_3
+    common.alpn_protocols.extend(("h2", "http/1.1"))
+    for name in certificates:
+        from_ads(common.tls_certificate_sds_secret_configs.add(name=name).sds_config)
+    _name(socket, context)
+
+
 def _common(common: CommonTlsContext, service: str, alpn: tuple[str, ...]) -> CertificateValidationContext:
     common.alpn_protocols.extend(alpn)
     # An upstream context stops at 1.2 unless told (measured), and 1.3 alone is what the other side takes.

@@ -20,6 +20,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf.json_format import MessageToJson
 
+from meshagent.model.gateway import KeyPair
 from meshagent.model.identity import TrustBundle
 from meshagent.model.kinds import KINDS
 from meshagent.model.mesh import Mesh
@@ -38,6 +39,7 @@ HERE = Path(__file__).parent
 CASES = sorted(path.parent.name for path in HERE.glob("*/input.yaml"))
 HOST = Host("vm-1", "10.0.0.11", "eu", "eu-1a")
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
+PAIR = KeyPair(b"chain", b"key")
 MESSAGES = {
     CDS: Cluster,
     EDS: ClusterLoadAssignment,
@@ -67,6 +69,7 @@ def view_of(case):
         bundle,
         by_kind["route"],
         externals=by_kind["external"],
+        gateways=by_kind["gateway"],
     )
     locals_ = []
     for number, each in enumerate(data["services"]):
@@ -75,7 +78,8 @@ def view_of(case):
         plain = definition.port if stated and stated.thing.mtls == "permissive" else 0
         port, capture = 21000 + (number if definition.id else 0), 15001 + number if definition.capture else 0
         locals_.append(Local(definition, port, plain_port=plain, capture_port=capture))
-    return resolve(world, HOST, tuple(locals_), None, NOW), data["calls"]
+    host = dataclasses.replace(HOST, gateways=tuple(by_kind["gateway"]))
+    return resolve(world, host, tuple(locals_), None, NOW), data["calls"]
 
 
 def compare(request, path, text):
@@ -106,7 +110,8 @@ def test_the_view_is_as_reviewed(case, request):
 @pytest.mark.parametrize("case", CASES)
 def test_the_resources_are_as_reviewed(case, request):
     view, _ = view_of(case)
-    resources = translate(view, {}, Settings("/var/lib/meshagent/access.log")).resources
+    shown_outside = {each.cert_file: PAIR for gateway in view.gateways for each in gateway.certificates}
+    resources = translate(view, {}, Settings("/var/lib/meshagent/access.log"), key_pairs=shown_outside).resources
     shown = {}
     for (type_url, name), value in sorted(resources.items()):
         shown[f"{short_name(type_url)} {name}"] = json.loads(MessageToJson(MESSAGES[type_url].FromString(value)))

@@ -1,0 +1,132 @@
+"""Gateways: listeners that are open to outside, and the routes by which requests go on as the gateway's own calls.
+
+A service's routes are its callers' here too: they are tried below the path that the gateway leads to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from envoy.config.core.v3.base_pb2 import HeaderValueOption
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_components_pb2 import HeaderMatcher, Route, VirtualHost
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.network.connection_limit.v3.connection_limit_pb2 import ConnectionLimit
+
+from meshagent.model.gateway import Gateway, GatewayListener, GatewayRoute
+from meshagent.model.view import Outbound, ProxyView
+from meshagent.translate.choosing import quoted
+from meshagent.translate.connection import gateway_manager
+from meshagent.translate.retries import UNREACHED
+from meshagent.translate.routes import add_routes
+from meshagent.translate.secrets import key_pair_name
+from meshagent.translate.settings import Settings, from_ads, pack
+from meshagent.translate.tls import serve_outside
+
+_BUFFER = 32 << 10  # bytes a connection, as Envoy's guide for the edge has it
+_HANDSHAKE_SECONDS = 10
+
+
+def gateway_name(gateway: Gateway) -> str:
+    """Its route configuration."""
+    return f"gateway/{gateway.name}"
+
+
+def gateway_listener_name(gateway: Gateway, listener: GatewayListener) -> str:
+    """One of its listeners."""
+    return f"gateway/{gateway.name}:{listener.port}"
+
+
+def calls_of_gateway(gateway: Gateway, view: ProxyView) -> tuple[Outbound, ...]:
+    """What it calls, without what comes and goes where that changes no route."""
+    own = (each for each in view.outbounds if each.source == gateway.name and not each.listened)
+    return tuple(each if each.plain_endpoints else replace(each, endpoints=()) for each in own)
+
+
+def shown(listener: GatewayListener, there: Collection[str]) -> tuple[str, ...]:
+    """The certificate files that it can show, of those that are there."""
+    return (
+        tuple(each.cert_file for each in listener.tls.certificates if each.cert_file in there) if listener.tls else ()
+    )
+
+
+def gateway_listeners(
+    gateway: Gateway, there: Collection[str], view: ProxyView, settings: Settings
+) -> Iterator[Listener]:
+    """Its listeners. One for TLS without any certificate that is there is left out: it never speaks plain text instead."""
+    for each in gateway.listeners:
+        files = shown(each, there)
+        if each.tls is None or files:
+            yield _listener(gateway, each, files, view, settings)
+
+
+def gateway_routes(gateway: Gateway, calls: Sequence[Outbound]) -> RouteConfiguration:
+    """A virtual host for each name, with the routes of it in order. Whoever asks for another one is answered 404."""
+    routes = RouteConfiguration(name=gateway_name(gateway))
+    routes.ignore_port_in_host_matching = True
+    routes.response_headers_to_remove.append(UNREACHED)  # it is said among proxies
+    added = routes.request_headers_to_add.add(append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)
+    added.header.key = "forwarded"  # RFC 7239; x-forwarded-for of a caller is not believed in the mesh
+    added.header.value = 'for="%DOWNSTREAM_REMOTE_ADDRESS%";proto=%REQ(X-FORWARDED-PROTO)%'
+    by_name = {each.upstream: each for each in calls}
+    for host in dict.fromkeys(name for route in gateway.routes for name in route.hosts):
+        virtual = routes.virtual_hosts.add(name=host, domains=[host])
+        for route in (each for each in gateway.routes if host in each.hosts):
+            _lead(virtual, route, by_name)
+    return routes
+
+
+def _listener(
+    gateway: Gateway, asked: GatewayListener, files: tuple[str, ...], view: ProxyView, settings: Settings
+) -> Listener:
+    listener = Listener(name=gateway_listener_name(gateway, asked))
+    listener.address.socket_address.address = asked.address
+    listener.address.socket_address.port_value = asked.port
+    listener.address.socket_address.ipv4_compat = asked.address == "::"
+    listener.enable_reuse_port.value = False
+    listener.per_connection_buffer_limit_bytes.value = _BUFFER
+    chain = listener.filter_chains.add(name=gateway.name)
+    if files:
+        serve_outside(chain.transport_socket, tuple(map(key_pair_name, files)))
+        chain.transport_socket_connect_timeout.FromSeconds(_HANDSHAKE_SECONDS)
+    limit = ConnectionLimit(stat_prefix=f"gateway.{gateway.name}.{asked.port}")
+    limit.max_connections.value = asked.max_connections
+    pack(chain.filters.add(name="envoy.filters.network.connection_limit").typed_config, limit)
+    manager = gateway_manager(gateway.name, view, settings)
+    manager.rds.route_config_name = gateway_name(gateway)
+    from_ads(manager.rds.config_source)
+    pack(chain.filters.add(name="envoy.filters.network.http_connection_manager").typed_config, manager)
+    return listener
+
+
+def _lead(virtual: VirtualHost, asked: GatewayRoute, calls: Mapping[str, Outbound]) -> None:
+    """The service's own routes, below the path. What cannot be called as HTTP is answered 503."""
+    call, bare = calls.get(asked.service), asked.path_prefix.rstrip("/")
+    if call is None or not call.by_request:
+        route = virtual.routes.add()
+        _below(route, bare)
+        route.direct_response.status = 503
+        route.direct_response.body.inline_string = f"{asked.service} cannot be called by HTTP\n"
+        return
+    found = VirtualHost()
+    add_routes(found, call)
+    for route in found.routes[:-1]:
+        if bare:
+            route.match.headers.append(_path_below(bare))
+    _below(found.routes[-1], bare)
+    virtual.routes.extend(found.routes)
+
+
+def _below(route: Route, bare: str) -> None:
+    if bare:
+        route.match.path_separated_prefix = bare
+    else:
+        route.match.prefix = "/"
+
+
+def _path_below(bare: str) -> HeaderMatcher:
+    """Beside what a rule asks of the path itself. Ends at a segment, as every prefix does."""
+    condition = HeaderMatcher(name=":path")
+    condition.string_match.safe_regex.regex = f"{quoted(bare)}([/?].*)?"
+    return condition
