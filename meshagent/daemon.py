@@ -44,6 +44,7 @@ from meshagent.envoy.unit import EnvoyUnit
 from meshagent.errors import DataDirInUse, MeshError
 from meshagent.host.notify import Notifier
 from meshagent.host.responder import Responder
+from meshagent.host.roots import system_roots
 from meshagent.host.watchdog import feed, feed_every
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.service import ServiceDefinition
@@ -117,7 +118,7 @@ class Daemon:
         )
         self._host = Host(**config.host.model_dump())
         self.converger = Converger(
-            self._host, Settings(str(data / "access.log"), config.ca.ttl, ipv6=has_ipv6()), cache_, _now
+            self._host, Settings(str(data / "access.log"), config.ca.ttl, has_ipv6(), system_roots()), cache_, _now
         )
         self.roster = Roster(
             data / "services.json",

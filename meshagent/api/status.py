@@ -89,6 +89,7 @@ def service_rows(operations: Operations) -> list[dict[str, Any]]:
     """GET /v1/services."""
     view = operations.converger.view
     outbounds = {(out.source, out.upstream): out for out in view.outbounds} if view else {}
+    outside = {(out.source, out.upstream): out.external for out in view.egresses} if view else {}
     plain = {(each.service, each.instance): each.plain_port for each in view.inbounds} if view else {}
     rows = []
     for place, each in sorted(operations.roster.registered.items()):
@@ -96,13 +97,15 @@ def service_rows(operations: Operations) -> list[dict[str, Any]]:
         upstreams = []
         for upstream in definition.upstreams:
             outbound = outbounds.get((definition.name, upstream.service))
+            external = outside.get((definition.name, upstream.service))
             endpoints = outbound.reached if outbound else ()
             upstreams.append(
                 {
                     "service": upstream.service,
                     "local_port": upstream.local_port,
                     "local_socket": upstream.local_socket,
-                    "protocol": outbound.protocol if outbound else "tcp",
+                    "protocol": outbound.protocol if outbound else external.protocol if external else "tcp",
+                    "outside": list(external.hosts) if external else [],
                     "endpoints": len(endpoints),
                     "healthy": sum(endpoint.healthy for endpoint in endpoints),
                 }

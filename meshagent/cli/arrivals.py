@@ -20,7 +20,7 @@ from meshagent.policy.carriage import sees_requests
 from meshagent.policy.explain import Outcome, Verdict, explain
 from meshagent.policy.precedence import guard
 from meshagent.policy.request import Request
-from meshagent.policy.resolve import known_protocol, outbound_of, protocol_of
+from meshagent.policy.resolve import judged_protocol, known_protocol, outbound_of
 from meshagent.policy.ways import place
 
 End = Outcome | Literal["answered", "mixed"]
@@ -78,8 +78,9 @@ def came_of(
 
     A TCP service's proxy sees no request, so one that is given is not looked at there.
     """
-    protocol = known_protocol(world, destination)
-    if protocol_of(world, destination) not in HTTP_PROTOCOLS:
+    spoken = judged_protocol(world, destination)
+    protocol = spoken if destination in world.externals else known_protocol(world, destination)
+    if spoken not in HTTP_PROTOCOLS:
         request = None
     outbound = outbound_of(world, source, destination, region, zone)
     found = journey(outbound, request)
@@ -117,5 +118,5 @@ def _possible(ways: Iterable[Way], destination: str) -> set[str]:
 
 
 def _verdict(world: World, outbound: Outbound, service: str, request: Request | None, now: datetime) -> Verdict:
-    judged = guard(service, protocol_of(world, service), world.mesh, world.intentions, now)
+    judged = guard(service, judged_protocol(world, service), world.mesh, world.intentions, now)
     return explain(judged, outbound.source, request if sees_requests(world, outbound, judged) else None)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from meshagent.cli.carriage_checks import carriage_errors
+from meshagent.cli.external_checks import external_errors
 from meshagent.cli.failover_checks import failover_errors, named_backups
 from meshagent.cli.mesh import Seen, spoken
 from meshagent.cli.reading import Written, finding, name_of
@@ -61,8 +62,9 @@ def findings(written: Sequence[Written], deleted: Collection[Name], before: Seen
         *route_errors(written, deleted, after, protocols),
         *failover_errors(written, deleted, after, protocols),
         *carriage_errors(written, after, protocols),
+        *external_errors(written, after, before.instances),
     ]
-    known = before.services | {name for kind, name in after if kind == "service"}
+    known = before.services | {name for kind, name in after if kind in ("service", "external")}
     unknown = _unknown(written, known) if before.services else ()  # a new mesh knows nobody yet
     warnings = [*_mesh_warnings(written), *_gaps(written), *never_reached(written), *unknown]
     return Findings(tuple(errors), tuple(warnings))
@@ -90,7 +92,7 @@ def _l7_errors(
     for (_, destination), intention in after.items():
         if not isinstance(intention, Intention) or destination == ANY:
             continue
-        service = ("service", destination)
+        service = ("external" if ("external", destination) in after else "service", destination)
         protocols = spoken(after.get(service), instances, destination)
         for index, source in enumerate(intention.sources):
             if not (problem := l7_problem(intention, source.name, protocols)):

@@ -8,6 +8,7 @@ import click
 
 from meshagent.cli.applied import NO
 from meshagent.cli.carriages import carriage_of
+from meshagent.cli.externals import external_data, external_words
 from meshagent.cli.mesh import Seen, now_utc
 from meshagent.cli.options import SENT_HEADER, SERVICE, awaited, mesh_options, misuse
 from meshagent.cli.output import Table, say, show, warn
@@ -27,7 +28,7 @@ from meshagent.policy import explain as verdicts
 from meshagent.policy.carriage import sees_requests
 from meshagent.policy.defaults import Setting
 from meshagent.policy.request import Request
-from meshagent.policy.resolve import outbound_of, protocol_of
+from meshagent.policy.resolve import judged_protocol, outbound_of
 from meshagent.state.catalog import read_reports
 from meshagent.state.records import ReportRecord
 
@@ -134,7 +135,8 @@ async def _answer(
         if words := unknown_service(name, seen.services):
             warn(words)
     world = seen.world()
-    protocol = protocol_of(world, destination)
+    protocol = judged_protocol(world, destination)
+    outside = world.externals.get(destination)
     if request is not None and protocol not in HTTP_PROTOCOLS:
         say(f"{destination} is a tcp service: its proxy sees connections, not requests")
         request = None
@@ -151,12 +153,16 @@ async def _answer(
     lines = [verdict_words(data, verdict.rule, default), way_words(way, destination), failover_words(way)]
     carriage = carriage_of(world, outbound, seen.guard(judge, now_utc()))
     data |= {"data_path": carriage.data_path}
-    lines.append(carriage.words)
+    lines += [carriage.words, external_words(outside)]
+    data |= {"external": external_data(outside)}
     if (judge, arrives) != (destination, request):
         lines.append(f"  judged   by {judge}" + (f", as {arrives.method} {arrives.path}" if arrives else ""))
     reached = sorted({target.service or "" for target, _ in way.targets})
-    deciding = tuple(report for report in reports if set(reached) & set(report.services))
+    judges = {source} if outside else set(reached)
+    deciding = tuple(report for report in reports if judges & set(report.services))
     words = "\n".join(filter(None, lines))
+    if outside:
+        return _Answer(data, words, (), "", deciding, ())
     held = settings_of(seen, way, outbound)
     return _Answer(data, words, called_of(way, world), ", ".join(reached), deciding, held)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from meshagent.cli import failover_checks, route_lints
+from meshagent.cli import external_checks, failover_checks, route_lints
 from meshagent.cli.mesh import Seen, spoken
 from meshagent.cli.reading import Written, finding, name_of
 from meshagent.cli.route_checks import named_services
@@ -63,7 +63,7 @@ def lints(written: Sequence[Written], seen: Seen, now: datetime) -> tuple[Lint, 
     """Every finding on these documents, by file and line."""
     documents = {name: stated.thing for name, stated in seen.documents.items()}
     documents |= {name_of(each): each.document for each in written}
-    known = seen.services | {name for kind, name in documents if kind == "service"}
+    known = seen.services | {name for kind, name in documents if kind in ("service", "external")}
     around = Around(documents, seen, known, now)
     found = [
         Lint(code, problem) for each in written for code, check in CHECKS.items() for problem in check(each, around)
@@ -171,6 +171,8 @@ CHECKS: Mapping[str, Check] = {
     "L014": lambda written, around: failover_checks.nobody_stands_there(written, around.seen.instances),
     "L015": lambda written, around: failover_checks.refused_there(written, around.allowed),
     "L016": _as_bytes,
+    "L017": lambda written, around: external_checks.registered_since(written, around.seen.instances),
+    "L018": lambda written, _: external_checks.without_encryption(written),
 }
 
 

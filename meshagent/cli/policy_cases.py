@@ -25,6 +25,7 @@ from meshagent.documents.compose import field_text
 from meshagent.documents.decode import Located
 from meshagent.documents.files import is_cases, read_cases
 from meshagent.errors import Problem, UsageProblem
+from meshagent.model.external import External
 from meshagent.model.intention import Intention
 from meshagent.model.kinds import Document
 from meshagent.model.names import ANY
@@ -150,7 +151,7 @@ def _named(document: Document) -> Iterator[str]:
         yield from (document.name, *(source.name for source in document.sources))
     elif isinstance(document, Route):
         yield from (name for name, _ in named_services(document))
-    elif isinstance(document, Service):
+    elif isinstance(document, Service | External):
         yield document.name
 
 

@@ -17,7 +17,7 @@ from meshagent.cli.session import Session
 from meshagent.errors import NotFound
 from meshagent.model.names import ANY
 from meshagent.model.world import Origin
-from meshagent.policy.resolve import protocol_of
+from meshagent.policy.resolve import judged_protocol
 
 
 @click.command("list")
@@ -93,7 +93,7 @@ def _show_rules(session: Session, seen: Seen, destination: str) -> None:
     world = seen.world()
     mesh = seen.documents.get(("mesh", "mesh"))
     rows = rule_rows(seen.guard(destination, now_utc()), mesh.origin() if mesh else Origin())
-    protocol = protocol_of(world, destination)
+    protocol = judged_protocol(world, destination)
     value = {"destination": destination, "protocol": protocol, "rules": rows}
     cells = [_rule_cells(row) for row in rows]
     show(value, session.form(), Table(("ORDER", "SOURCE", "ACTION", "RULE", "REASON", "FROM"), cells))

@@ -180,6 +180,8 @@ def _lines(row: Data) -> list[str]:
         where = upstream["local_socket"] or port
         healthy, total = upstream["healthy"], upstream["endpoints"]
         found = f"{healthy} of {total} healthy" if total else "no instance yet"
+        if outside := upstream.get("outside"):  # an older agent says nothing of it
+            found = f"outside the mesh: {', '.join(outside)}"
         lines.append(f"  {upstream['service']} is at {where} ({upstream['protocol']}, {found})")
     return lines
 

@@ -122,7 +122,9 @@ def known_protocol(world: World, service: str, registered: Protocol | None = Non
 
 def outbound_of(world: World, source: str, upstream: str, region: str = "", zone: str = "") -> Outbound:
     """How a caller on some host in a region and zone reaches an upstream, whether it has declared it or not."""
-    declared = Outbound(source, upstream, protocol_of(world, upstream), ())
+    declared = Outbound(source, upstream, judged_protocol(world, upstream), ())
+    if upstream in world.externals:
+        return declared
     return _reached(world, Host("", "", region, zone), declared, ())
 
 

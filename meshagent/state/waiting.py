@@ -25,9 +25,10 @@ class Waited:
 async def wait_applied(store: Store, keys: Keys, revision: int, changed: Collection[Name], timeout: float) -> Waited:
     """Wait until every live host that the change concerns reports the revision as applied, at most `timeout` seconds.
 
-    An intention concerns the hosts of its destination, a service document its hosts and its callers, a route its
-    callers, the mesh everybody.
+    An intention concerns the hosts of its destination (of a name outside the mesh: its callers), a service document its
+    hosts and its callers, a route and an external its callers, the mesh everybody.
     """
+    changed = {*changed, *await _outside(store, keys, changed)}
     after = (await store.read(keys.reports)).revision
     waited = await _look(store, keys, revision, changed)
     if not waited.missing:
@@ -43,6 +44,13 @@ async def wait_applied(store: Store, keys: Keys, revision: int, changed: Collect
     return waited
 
 
+async def _outside(store: Store, keys: Keys, changed: Collection[Name]) -> set[Name]:
+    """The names outside the mesh whose intentions changed."""
+    places = {keys.document("external", name): name for kind, name in changed if kind == "intention"}
+    held = (await store.read(*places)).entries if places else {}
+    return {("external", places[key]) for key in held if key in places}
+
+
 async def _look(store: Store, keys: Keys, revision: int, changed: Collection[Name]) -> Waited:
     reports = await read_reports(store, keys)
     concerned = [report for report in reports if _concerns(changed, report.services, report.upstreams)]
@@ -55,8 +63,8 @@ async def _look(store: Store, keys: Keys, revision: int, changed: Collection[Nam
 
 def _refused(changed: Collection[Name], rejected: dict[str, str]) -> dict[str, str]:
     """What a proxy refuses that the change may have to do with: resources are named after the services they are for."""
-    names = {name for kind, name in changed if kind != "mesh"}
-    everything = len(names) < len(changed) or "*" in names
+    names = {name for _, name in changed}
+    everything = any(kind == "mesh" or name == "*" for kind, name in changed)
     return {name: why for name, why in rejected.items() if everything or names & set(re.split("[/:]", name))}
 
 
@@ -64,6 +72,6 @@ def _concerns(changed: Collection[Name], services: Collection[str], upstreams: C
     for kind, name in changed:
         if kind == "mesh" or (kind == "intention" and (name == "*" or name in services)):
             return True
-        if (kind == "service" and name in services) or (kind in ("service", "route") and name in upstreams):
+        if (kind == "service" and name in services) or (kind in ("service", "route", "external") and name in upstreams):
             return True
     return False

@@ -40,6 +40,8 @@ def caller_of(case: Case, cases: Cases) -> tuple[str, Place]:
 
 def spoken(world: World, service: str, registered: Protocol | None = None) -> Protocol:
     """How a service speaks in the scratch mesh: HTTP where nothing says it, since a refusal is told in words there."""
+    if outside := world.externals.get(service):
+        return outside.thing.protocol  # a part stands in for it: nothing is called outside
     return known_protocol(world, service, registered) or "http"
 
 

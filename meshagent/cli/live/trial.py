@@ -87,7 +87,8 @@ async def _played(
 ) -> AsyncIterator[None]:
     """All of a file in the mesh, and out of it again. Documents come last: what is applied then knows all instances."""
     mesh, world = stage.mesh, stage.world
-    applied = {name: _marked(each, world) for name, each in documents.items() if name != _MESH}
+    wanted = {name: each for name, each in documents.items() if name != _MESH and name[0] != "external"}
+    applied = {name: _marked(each, world) for name, each in wanted.items()}
     async with Apps() as apps:
         ports = await apps.start({part.name: part.protocol for part in parts})
         await asyncio.gather(*(_up(stage, part, ports[part.name]) for part in parts))

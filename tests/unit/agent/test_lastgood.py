@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from meshagent.agent.lastgood import UnusableSnapshot, load_snapshot, save_snapshot, with_cuts
+from meshagent.model.external import External
 from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.mesh import Mesh
@@ -21,6 +22,9 @@ HOST = Host("vm-1", "10.0.0.1")
 LOCALS = (Local(ServiceDefinition(name="payments", port=8080, protocol="http"), 21000),)
 
 
+PAY = {"name": "pay", "hosts": ["a.example"], "port": 443, "tls": {"mode": "originate"}}
+
+
 def world(action="allow"):
     source = IntentionSource(name="web", action=action, reason="INC-7")
     return World(
@@ -32,6 +36,7 @@ def world(action="allow"):
         services={"ledger": Stated(Service(name="ledger", protocol="tcp"))},
         instances={"ledger": (Instance(service="ledger", host="vm-2", id="ledger", address="10.0.0.2", port=21000),)},
         bundle=TrustBundle((("shop.internal", ("PEM\n",)),)),
+        externals={"pay": Stated(External.model_validate(PAY), {"": Origin("b.yaml", 1)})},
     )
 
 

@@ -52,6 +52,16 @@ def test_who_waits_for_what_was_there_already_learns_whether_it_is_in_force(mesh
     assert "not yet applied on vm-1" in result.stderr
 
 
+def test_intentions_on_a_name_outside_are_waited_for_where_they_are_judged(mesh, tmp_path):
+    stripe = "kind: external\nname: stripe\nhosts: [a.example]\nport: 443\ntls: {mode: none}\n"
+    (tmp_path / "policy.yaml").write_text(stripe)
+    mesh.run("policy", "apply", "-f", "policy.yaml")
+    mesh.report("vm-1", ["web"], 1, upstreams=["stripe"])
+    mesh.report("vm-2", ["payments"], 1)
+    waited = mesh.json("intention", "allow", "web", "stripe", "--wait", "--timeout", "50ms", code=1)["waited"]
+    assert waited["missing"] == ["vm-1"]
+
+
 def test_nobody_waits_unless_told_or_on_a_terminal(mesh, monkeypatch):
     mesh.report("vm-1", ["payments"], 1)
     assert mesh.run(*ALLOW).stderr == ""

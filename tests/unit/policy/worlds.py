@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 
+from meshagent.model.external import External, ExternalTls
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.matching import RouteMatch
 from meshagent.model.mesh import Mesh
@@ -84,6 +85,16 @@ rules = st.builds(
 )
 
 
+externals = st.none() | st.builds(
+    External,
+    name=st.just("ledger"),
+    hosts=st.just(("a.example",)),
+    port=st.sampled_from((443, 8443)),
+    protocol=st.sampled_from(("http", "tcp")),
+    tls=st.sampled_from((ExternalTls(mode="originate"), ExternalTls(mode="none"))),
+)
+
+
 def _service(name, protocol, mtls, subsets, failover):
     steps = [{**step, "service": BACKUP[name]} if "service" in step else step for step in failover]
     facts = {"name": name, "protocol": protocol, "mtls": mtls, "subsets": subsets, "failover": steps}
@@ -93,7 +104,7 @@ def _service(name, protocol, mtls, subsets, failover):
 @st.composite
 def changes(draw):
     """A World made of another one by one change, as state/fold.py makes it: all else is the same object."""
-    kind = draw(st.sampled_from(("intention", "instances", "service", "route", "mesh", "revision")))
+    kind = draw(st.sampled_from(("intention", "instances", "service", "route", "external", "mesh", "revision")))
     name = draw(st.sampled_from((*NAMES, "*") if kind == "intention" else NAMES))
     if kind == "intention":
         document = Stated(Intention(name=name, sources=tuple(draw(intentions))))
@@ -109,6 +120,10 @@ def changes(draw):
     if kind == "route":
         route = Stated(Route(name=name, rules=tuple(draw(st.lists(rules, max_size=2)))))
         return lambda world: replace(world, routes={**world.routes, name: route})
+    if kind == "external":
+        outside = draw(externals)
+        stated = {name: Stated(outside.model_copy(update={"name": name}))} if outside else {}
+        return lambda world: replace(world, externals={k: v for k, v in world.externals.items() if k != name} | stated)
     mesh = Mesh(default_action=draw(st.sampled_from(("allow", "deny"))))
     return lambda world: replace(world, mesh=mesh if kind == "mesh" else world.mesh, revision=world.revision + 1)
 
