@@ -59,6 +59,7 @@ class _Snapshot(Model):
 
 
 Cuts = Mapping[tuple[str, str], tuple[Mapping[str, int], int]]  # by service and instance: by source, default
+_OUTSIDE = "external/"  # before a name outside the mesh, in place of an instance: none is called so
 
 
 class UnusableSnapshot(Exception):
@@ -92,7 +93,9 @@ def with_cuts(view: ProxyView, cuts: Cuts) -> ProxyView:
         chains, default = cuts.get((inbound.service, inbound.instance), ({}, 0))
         kept = tuple(Chain(chain.source, chains.get(chain.source, 0)) for chain in inbound.chains)
         inbounds.append(replace(inbound, chains=kept, default_cut=default))
-    return replace(view, inbounds=tuple(inbounds))
+    outside = ((each, cuts.get((each.source, _OUTSIDE + each.upstream), ({}, 0))) for each in view.egresses)
+    egresses = tuple(replace(egress, cut=cut) for egress, (_, cut) in outside)
+    return replace(view, inbounds=tuple(inbounds), egresses=egresses)
 
 
 def _encode(world: World, view: ProxyView) -> bytes:
@@ -104,6 +107,10 @@ def _encode(world: World, view: ProxyView) -> bytes:
             default=inbound.default_cut,
         )
         for inbound in view.inbounds
+    ]
+    cuts += [
+        _Cuts(service=egress.source, instance=_OUTSIDE + egress.upstream, chains={}, default=egress.cut)
+        for egress in view.egresses
     ]
     snapshot = _Snapshot(
         revision=world.revision,

@@ -160,7 +160,7 @@ async def captured_mesh():
 async def _services(world: Captured) -> None:
     for name, port, protocol in (("api", APP, "http"), ("ledger", LEDGER, "tcp")):
         await world.b.up(name=name, port=port, protocol=protocol, capture={"user": API + port})
-    calls = [{"service": "api"}, {"service": "ledger"}]
+    calls = [{"service": "api"}, {"service": "ledger"}, {"service": "outside"}]
     await world.a.up(name="web", port=APP, protocol="http", upstreams=calls, capture={"user": WEB})
     await world.a.up(
         name="batch", port=OTHER, protocol="http", upstreams=calls, capture={"user": BATCH, "inbound": "open"}

@@ -82,6 +82,18 @@ async def test_everything_else_goes_out_untouched(world):
         assert answer.said.endswith("plain\n200"), answer
 
 
+async def test_a_name_outside_the_mesh_is_called_by_a_name_of_the_mesh_and_judged_here(world):
+    tls = {"mode": "none"}
+    told = {"name": "outside", "hosts": [world.made.address("b")], "port": OTHER, "protocol": "http", "tls": tls}
+    await world.mesh.apply({"kind": "external", **told})
+    await world.mesh.applied(await world.mesh.intend("outside", web="allow"))
+    for ipv6 in (False, True):
+        answer = await world.call("outside", WEB, ipv6=ipv6)
+        assert answer.said.endswith("plain\n200"), answer
+    answer = await world.call("outside", BATCH)
+    assert answer.said.endswith("\n403") and "make this call to outside" in answer.said
+
+
 async def test_with_envoy_dead_calls_are_refused_and_not_made_in_plain_text(world):
     pid = world.a.envoy_pid()
     world.a.process.send_signal(signal.SIGSTOP)  # else it starts another at once

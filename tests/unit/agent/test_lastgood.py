@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -64,6 +65,19 @@ def test_the_cuts_are_read_back_so_that_a_restarted_agent_serves_the_same_bytes(
     again = with_cuts(resolve(loaded, HOST, LOCALS, None, NOW), cuts)
     assert again == view
     assert resolve(loaded, HOST, LOCALS, again, NOW) == view
+
+
+def test_the_cuts_of_calls_outside_are_read_back_too(path):
+    upstreams = [{"service": "pay", "local_port": 9443}]
+    caller = Local(ServiceDefinition.model_validate({"name": "web", "port": 80, "upstreams": upstreams}), 21000)
+    view = None
+    for action in ("allow", "deny"):
+        judged = Intention(name="pay", sources=(IntentionSource(name="web", action=action),))
+        view = resolve(replace(world(), intentions={"pay": Stated(judged)}), HOST, (caller,), view, NOW)
+    assert view.egresses[0].cut == 1
+    save_snapshot(path, replace(world(), intentions={"pay": Stated(judged)}), view)
+    loaded, cuts = load_snapshot(path)
+    assert with_cuts(resolve(loaded, HOST, (caller,), None, NOW), cuts) == view
 
 
 def test_nothing_saved_is_nothing_wrong(path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 from envoy.config.listener.v3.listener_pb2 import Listener
 
-from meshagent.model.view import Captured, Outbound, ProxyView
+from meshagent.model.external import External
+from meshagent.model.view import Captured, Egress, Guard, Outbound, ProxyView
 from meshagent.model.virtual import virtual_addresses
 from meshagent.translate import capture as module
 from meshagent.translate.resources import translate
@@ -55,6 +57,25 @@ def test_an_upstream_without_a_port_has_no_listener_of_its_own_and_a_cluster_all
     names = translate(view(API, LEDGER), {}, Settings("/log")).resources.keys()
     assert {name for kind, name in names if kind == LDS} == {"capture/web", "out/web/ledger:9001"}
     assert (CDS, "out/web/api") in names
+
+
+def test_a_name_outside_the_mesh_is_led_to_and_judged_unless_the_app_speaks_tls_itself():
+    guard = Guard("pay", (), "deny")
+    calls = [
+        Egress(
+            "web",
+            External.model_validate({"name": name, "hosts": ["a.example"], "port": 443, "tls": {"mode": mode}}),
+            guard,
+        )
+        for name, mode in (("pay", "none"), ("relay", "passthrough"), ("shop", "originate"))
+    ]
+    made = listener(replace(view(API), egresses=tuple(calls)))
+    assert [chain.name for chain in made.filter_chains] == ["web/api", "web/pay", "web/shop"]
+    assert addresses(made.filter_chains[1]) == set(virtual_addresses("pay"))
+    assert made.filter_chains[1].filters[0].name == "rbac-out/web/pay"
+    assert listener(replace(view(API), egresses=(replace(calls[0], cut=1),))) != listener(
+        replace(view(API), egresses=(calls[0],))
+    )
 
 
 @pytest.mark.parametrize("shared", [1, 2])
