@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Never
 
@@ -79,17 +79,18 @@ class Membership:
 
     async def _keep(self) -> Never:
         attempt = 0
-        renew: Callable[[], float] = asyncio.get_running_loop().time
-        due = renew()
+        now: Callable[[], float] = asyncio.get_running_loop().time
+        due = now()
         while not self._left:
             self._wake.clear()
             try:
-                if renew() >= due or self._doubted:
+                if (began := now()) >= due or self._doubted:
                     await self._renew()
-                    due = renew() + self._ttl.total_seconds() * random.uniform(*_RENEWED)  # noqa: S311 - jitter
+                    # From when it was sent: on a slow line the answer comes late, and the lease's time runs already.
+                    due = began + self._ttl.total_seconds() * random.uniform(*_RENEWED)  # noqa: S311 - jitter
                 await self._write()
                 attempt = 0
-                pause = due - renew()
+                pause = due - now()
             except LeaseLost:
                 _log.warning("lease_lost")
                 self._forget()
@@ -140,8 +141,10 @@ class Membership:
         if self._lease is None:
             self._lease = await self._store.lease(self._ttl)
         else:
-            await self._lease.renew()
-            await self._catalog.renew([offer.instance for offer in self._written.values()])
+            instances = [offer.instance for offer in self._written.values()]
+            often = self._ttl.total_seconds() * _RENEWED[0]
+            # At once, for on a slow line one after the other is too late for the last.
+            await at_once(repeated(self._lease.renew, often), repeated(lambda: self._catalog.renew(instances), often))
         if self._doubted:
             self._doubted, self._written_report = False, None
         self._report = self._later or self._report
@@ -174,6 +177,31 @@ class Membership:
         if problem != self.last_error:
             _log.warning("registration_delayed", problem=problem)
         self.last_error = problem
+
+
+async def repeated(call: Callable[[], Awaitable[None]], every: float) -> None:
+    """Have a harmless call done, begun again after `every` seconds without an answer, which may be all that was lost.
+
+    Raises what the one raised that ends first.
+    """
+    calls: set[asyncio.Future[None]] = set()
+    try:
+        while True:
+            calls.add(asyncio.ensure_future(call()))
+            done, _ = await asyncio.wait(calls, timeout=every, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return done.pop().result()
+    finally:
+        for each in calls:
+            each.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def at_once(*calls: Awaitable[None]) -> None:
+    """Have all of them done, whatever becomes of the others. Raises what the first in this order that failed raised."""
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 def _drops(changes: Changes, key: str) -> bool:

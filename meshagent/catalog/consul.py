@@ -71,8 +71,10 @@ class ConsulCatalog:
     async def renew(self, instances: Sequence[Instance]) -> None:
         """As Catalog.renew."""
         try:
-            for instance in instances:
-                await self._feed(instance)
+            outcomes = await asyncio.gather(*(self._feed(each) for each in instances), return_exceptions=True)
+            for outcome in outcomes:
+                if outcome is not None:
+                    raise outcome
         except LeaseLost:
             self._registered.clear()
             raise

@@ -29,7 +29,8 @@ _log = structlog.get_logger(__name__)
 
 DEADLINE = 10.0
 WAIT = 30.0
-_CONNECT = 3.0
+# There may be another agent to turn to, or not. Where each packet takes a second and some are lost, 3 s are too few.
+_CONNECT, _PATIENT_CONNECT = 3.0, 9.0
 _LONGEST_PAUSE = 5.0
 # A server that answers a blocking query at once without news is asked no more often than that.
 _SHORTEST_ROUND = 0.05
@@ -291,7 +292,8 @@ class Consul:
             )
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60, socket_factory=_socket)
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT)
+            connect = _CONNECT if len(self.address.urls) > 1 else _PATIENT_CONNECT
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect)
             self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False)
         return self._session
 

@@ -28,16 +28,18 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-# For one call, whatever it takes, and for one member of it, in seconds.
+# For one call, whatever it takes, and for one member of it, in seconds: there may be others to turn to, or not. Where each
+# packet takes a second, and a lost one more, no connection comes about in 4 s: TCP, then HTTP/2 (measured).
 DEADLINE = 10.0
 ATTEMPT = 4.0
+PATIENT_ATTEMPT = 9.0
+_CONNECT, _PATIENT_CONNECT = 3000, 9000  # milliseconds
+_SOON = 1.0  # an answer within that many seconds is no reason for patience
 _OPTIONS = (
     # Else a new channel inherits the frozen connection, or the pause before the next try, of the one before it.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # gRPC's name for the least time that a connection may take to come about.
-    ("grpc.min_reconnect_backoff_ms", 3000),
     ("grpc.max_receive_message_length", 512 << 20),
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_http_proxy", 0),
@@ -68,6 +70,7 @@ class Etcd:
         self.auth_off = False
         self._access = access
         self._current = 0
+        self._patient = len(address.members) == 1
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._retired: set[asyncio.Task[None]] = set()
         self._token: str | None = None
@@ -83,6 +86,11 @@ class Etcd:
     def member(self) -> str:
         """The member that is asked now."""
         return self.address.members[self._current]
+
+    @property
+    def attempt(self) -> float:
+        """How long one member may take, in seconds: longer when there is no other, or none answered in time."""
+        return PATIENT_ATTEMPT if self._patient else ATTEMPT
 
     async def call(self, method: Method[Ask, Answer], ask: Ask) -> Answer:
         """Ask. Raises StoreUnavailable, StoreDenied, LeaseLost, and Behind for a revision that is not there.
@@ -139,7 +147,7 @@ class Etcd:
         self._current = (self._current + 1) % len(self.address.members)
         if channel := self._channels.pop(member, None):
             # Calls that are under way on it may still end well.
-            retiring = asyncio.create_task(channel.close(ATTEMPT), name=f"etcd-retire {member}")
+            retiring = asyncio.create_task(channel.close(self.attempt), name=f"etcd-retire {member}")
             self._retired.add(retiring)
             retiring.add_done_callback(self._retired.discard)
 
@@ -169,13 +177,17 @@ class Etcd:
     async def _somewhere(self, method: Method[Ask, Answer], ask: Ask) -> Answer:
         """One member after the other, once each; what was begun is sent again only if harmless."""
         left, renewed = len(self.address.members), False
+        now = asyncio.get_running_loop().time
         while True:
-            member = self.member
+            member, began = self.member, now()
             token = await self.sign_in() if method.signed else ""
             try:
-                return await self._send(member, method, ask, token)
+                answer = await self._send(member, method, ask, token)
             except grpc.aio.AioRpcError as error:
                 failure = self.failure(error, member)
+            else:
+                self._patient = len(self.address.members) == 1 or (self._patient and now() - began > _SOON)
+                return answer
             if failure.token and not renewed:
                 renewed = True
                 self._forget(token)
@@ -187,15 +199,17 @@ class Etcd:
                 left -= 1
                 if left and (method.harmless or not failure.begun):
                     continue
+                self._patient = self._patient or not left
             raise failure.error from None
 
     async def _send(self, member: str, method: Method[Ask, Answer], ask: Ask, token: str) -> Answer:
         channel = self._channel(member)
         try:
             if method.streams:
-                return await _only(channel.stream_stream(method.path, _bytes, method.answer), ask, token)
+                opened = channel.stream_stream(method.path, _bytes, method.answer)
+                return await _only(opened, ask, token, self.attempt)
             send = channel.unary_unary(method.path, _bytes, method.answer)
-            answer: Answer = await send(ask, timeout=ATTEMPT, metadata=_metadata(token))
+            answer: Answer = await send(ask, timeout=self.attempt, metadata=_metadata(token))
             return answer
         except asyncio.CancelledError:
             # So gRPC tells those whose channel was closed.
@@ -223,18 +237,21 @@ class Etcd:
         if self.closed:
             raise _closed()
         if member not in self._channels:
+            # gRPC's name for the least time that a connection may take to come about.
+            connect = ("grpc.min_reconnect_backoff_ms", _PATIENT_CONNECT if self._patient else _CONNECT)
+            options = (*_OPTIONS, connect)
             if self.address.tls:
                 # Read each time, so that files that were replaced are used from the next connection on.
                 credentials = _channel_credentials(self._access)
-                self._channels[member] = grpc.aio.secure_channel(member, credentials, options=_OPTIONS)
+                self._channels[member] = grpc.aio.secure_channel(member, credentials, options=options)
             else:
-                self._channels[member] = grpc.aio.insecure_channel(member, options=_OPTIONS)
+                self._channels[member] = grpc.aio.insecure_channel(member, options=options)
         return self._channels[member]
 
 
-async def _only(send: Any, ask: Ask, token: str) -> Answer:
+async def _only(send: Any, ask: Ask, token: str, timeout: float) -> Answer:
     """The first answer on a stream."""
-    call = send(timeout=ATTEMPT, metadata=_metadata(token))
+    call = send(timeout=timeout, metadata=_metadata(token))
     try:
         await call.write(ask)
         answer: Answer = await call.read()

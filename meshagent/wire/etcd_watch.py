@@ -22,8 +22,11 @@ from meshagent.wire import etcd_pb2 as pb
 from meshagent.wire.etcd import Etcd, WatchCall
 from meshagent.wire.etcd_calls import RANGE, Behind, Failure, failure_of
 
-# A stream that tells nothing for this long, though it was asked three times, is given up, in seconds.
+# A stream that tells nothing for this long, though it is asked each second, is given up, in seconds. It may take longer
+# where there is no other member, and on a slow line, where it would never last.
 SILENCE = 3.0
+LONGEST_SILENCE = 12.0
+_FADING = 0.95
 _LONGEST_PAUSE = 1.0
 
 
@@ -38,6 +41,16 @@ class Range:
 def pause_of(attempt: int, chance: float) -> float:
     """Seconds to wait after the failure number `attempt` (from 0); `chance` is 0 to 1 and spreads clients out."""
     return 0.02 + min(_LONGEST_PAUSE, 0.05 * float(1 << min(attempt, 10))) * chance
+
+
+def patience_after(patience: float, gap: float, members: int) -> float:
+    """How long a stream may be silent, in seconds, after an answer that came `gap` seconds after the one before it.
+
+    `patience`: how long it might before. `members`: how many can be asked.
+    """
+    if members == 1:
+        return LONGEST_SILENCE
+    return min(LONGEST_SILENCE, max(SILENCE, 3 * gap, patience * _FADING))
 
 
 def canceled(answer: pb.WatchResponse, member: str) -> Failure | Behind:
@@ -66,6 +79,7 @@ class Watch:
         self._ranges = tuple(ranges)
         self._cluster = 0
         self._attempt = 0
+        self._patience = patience_after(0.0, 0.0, len(etcd.address.members))
         self._refused = False
 
     async def run(self) -> AsyncGenerator[pb.WatchResponse | None]:
@@ -79,7 +93,7 @@ class Watch:
             try:
                 async with _Stream(self._etcd, self._ranges, self.position) as stream:
                     while True:
-                        answer = await stream.next()
+                        answer = await self._next(stream)
                         await self._check(stream, answer)
                         if answer.events:
                             yield answer
@@ -95,6 +109,19 @@ class Watch:
             if lost and not self._etcd.closed:
                 self._cluster = 0
                 yield None
+
+    async def _next(self, stream: _Stream) -> pb.WatchResponse:
+        """The stream's next answer; how long the one after it may take follows from how long this one took."""
+        now = asyncio.get_running_loop().time
+        began, silent = now(), True
+        try:
+            answer = await stream.next(self._patience)
+            silent = False
+        finally:
+            if silent and now() - began >= self._patience:
+                self._patience = min(LONGEST_SILENCE, 2 * self._patience)
+        self._patience = patience_after(self._patience, now() - began, len(self._etcd.address.members))
+        return answer
 
     async def _check(self, stream: _Stream, answer: pb.WatchResponse) -> None:
         """Raise Behind when the store is not the one, or is older than the one, in which the position was reached."""
@@ -164,13 +191,13 @@ class _Stream:
                 task.cancel()
         await self._opened.__aexit__(None, None, None)
 
-    async def next(self) -> pb.WatchResponse:
-        """The next answer. Raises StoreUnavailable (also when nothing comes), Behind, _Refused."""
+    async def next(self, patience: float) -> pb.WatchResponse:
+        """The next answer. Raises StoreUnavailable (also when none comes for `patience` seconds), Behind, _Refused."""
         call = self._call
         self._reading = asyncio.create_task(_read(call), name="etcd-watch-read")
         self._reading.add_done_callback(_seen)
         waiting: tuple[asyncio.Future[Any], ...] = (self._reading, self._etcd.closing)
-        await asyncio.wait(waiting, timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         if not self._reading.done():
             self._reading.cancel()
             raise _lost(self._member, "it is silent")

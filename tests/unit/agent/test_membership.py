@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from meshagent.agent.membership import Membership
+from meshagent.agent.membership import Membership, at_once, repeated
 from meshagent.catalog.base import Offer
 from meshagent.errors import LeaseLost, StoreUnavailable
 from meshagent.model.service import Instance, ServiceDefinition
@@ -215,3 +215,38 @@ async def test_what_may_have_been_registered_is_taken_out_when_it_is_no_longer_o
             return await read_instances(store, KEYS) == () and not membership.last_error
 
         await until(gone)
+
+
+async def test_a_call_without_an_answer_is_made_again_and_the_first_answer_counts():
+    calls = []
+
+    async def second_answers():
+        calls.append(1)
+        await (asyncio.sleep(0) if len(calls) == 2 else asyncio.Event().wait())
+
+    await repeated(second_answers, 0.01)
+    assert len(calls) == 2
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_call_that_fails_is_not_made_again():
+    async def fails():
+        raise LeaseLost("gone", next_step="none")
+
+    with pytest.raises(LeaseLost):
+        await repeated(fails, 0.01)
+
+
+async def test_what_fails_does_not_keep_the_other_from_being_done():
+    done = []
+
+    async def fails():
+        raise StoreUnavailable("away", next_step="none")
+
+    async def works():
+        await asyncio.sleep(0)
+        done.append(1)
+
+    with pytest.raises(StoreUnavailable):
+        await at_once(fails(), works())
+    assert done

@@ -12,7 +12,7 @@ from meshagent.store.access import Access
 from meshagent.wire import etcd_pb2 as pb
 from meshagent.wire.etcd import open_etcd
 from meshagent.wire.etcd_calls import STATUS
-from meshagent.wire.etcd_watch import Range, Watch
+from meshagent.wire.etcd_watch import LONGEST_SILENCE, SILENCE, Range, Watch, patience_after
 
 
 async def test_a_closed_client_refuses_calls_and_ends_watches() -> None:
@@ -71,3 +71,28 @@ async def test_files_and_users_that_are_incomplete_are_refused_at_the_start(tmp_
         open_etcd("etcd://h", Access(cert_file=junk))
     with pytest.raises(StoreDenied, match="password"):
         open_etcd("etcd://h", Access(username="ann"))
+
+
+async def test_a_member_gets_more_time_where_there_is_no_other_to_turn_to() -> None:
+    alone, several = open_etcd("etcd://h1", Access()), open_etcd("etcd://h1,h2", Access())
+
+    assert (alone.attempt, several.attempt) == (9.0, 4.0)
+    await alone.close()
+    await several.close()
+
+
+async def test_when_no_member_did_it_each_gets_more_time() -> None:
+    etcd = open_etcd("etcd://127.0.0.1:1,127.0.0.1:2", Access())
+    with pytest.raises(StoreUnavailable):
+        await etcd.call(STATUS, pb.StatusRequest())
+
+    assert etcd.attempt == 9.0
+    await etcd.close()
+
+
+def test_a_stream_may_be_silent_for_longer_where_answers_take_long_and_where_there_is_no_other_member() -> None:
+    assert patience_after(SILENCE, gap=1.0, members=3) == SILENCE
+    assert patience_after(SILENCE, gap=2.5, members=3) == 7.5
+    assert patience_after(SILENCE, gap=60.0, members=3) == LONGEST_SILENCE
+    assert SILENCE < patience_after(7.5, gap=1.0, members=3) < 7.5
+    assert patience_after(SILENCE, gap=0.0, members=1) == LONGEST_SILENCE
