@@ -116,7 +116,7 @@ class Daemon:
             concurrency=config.envoy.concurrency,
             on_event=self._envoy_changed,
         )
-        self._host = Host(**config.host.model_dump())
+        self._host = Host(**config.host.model_dump(), gateways=config.gateways)
         self.converger = Converger(
             self._host, Settings(str(data / "access.log"), config.ca.ttl, has_ipv6(), system_roots()), cache_, _now
         )
@@ -127,6 +127,7 @@ class Daemon:
             self._roster_changed,
             apart=told is not None,
             capture_port=config.capture.port,
+            gateways=config.gateways,
         )
         self.health = HealthChecks(self.roster.set_health)
         watching = Watching(
@@ -209,6 +210,7 @@ class Daemon:
             operations.upstreams.run(),
             operations.identities.run(),
             operations.served.run(),
+            operations.key_pairs.run(),
             self._authority.run(),
             self._authority.run_checks(),
             operations.membership.run(),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -40,25 +41,29 @@ class KeyPairs:
         self._clock = clock
         self._changed = changed
         self._wanted: frozenset[CertificateFiles] = frozenset()
-        self._read: dict[str, _Read] = {}
+        self._read: dict[CertificateFiles, _Read] = {}
         self._moved = asyncio.Event()
         self.problems: dict[str, str] = {}
 
     @property
     def pairs(self) -> dict[str, KeyPair]:
         """All that are there, by certificate file."""
-        return {file: each.pair for file, each in self._read.items()}
+        return {files.cert_file: each.pair for files, each in self._read.items()}
 
-    def want(self, files: Collection[CertificateFiles]) -> None:
-        """Say which are needed."""
-        wanted = frozenset(files)
+    def want(self, needed: Iterable[CertificateFiles]) -> None:
+        """Say which are needed. They are read at once, so that no listener has to wait for what it shows."""
+        wanted = frozenset(needed)
         if wanted == self._wanted:
             return
-        gone = {each.cert_file for each in self._wanted - wanted}
+        before, new, gone = self.pairs, wanted - self._wanted, self._wanted - wanted
         self._wanted = wanted
-        for file in gone:  # also one that has another key file now
-            self._read.pop(file, None)
-            self.problems.pop(file, None)
+        for files in gone:
+            self._read.pop(files, None)
+            self.problems.pop(files.cert_file, None)
+        for files in _in_order(new):
+            with self._telling(files):
+                self._take(files, _look(files, None))
+        self._tell_changed(before)
         self._moved.set()
 
     async def run(self) -> Never:
@@ -74,21 +79,31 @@ class KeyPairs:
 
     async def look(self) -> None:
         """Read what is there now."""
-        before, wanted = self.pairs, self._wanted
-        for files in sorted(wanted, key=lambda each: each.cert_file):
-            held = self._read.get(files.cert_file)
-            try:
-                found = await asyncio.to_thread(_look, files, held)
-            except (AuthorityUnavailable, CertificateRefused) as error:
-                self._tell(files.cert_file, _words(error, held))
-                continue
-            if files not in self._wanted:
-                continue
-            if found is not held:
-                self._read[files.cert_file] = found
-                _log.info("gateway_certificate_read", file=files.cert_file, expires_at=found.ends.isoformat())
-            over = found.ends <= self._clock()
-            self._tell(files.cert_file, f"ended at {found.ends:%Y-%m-%dT%H:%M:%SZ}: clients refuse it" if over else "")
+        before = self.pairs
+        for files in _in_order(self._wanted):
+            with self._telling(files):
+                found = await asyncio.to_thread(_look, files, self._read.get(files))
+                if files in self._wanted:
+                    self._take(files, found)
+        self._tell_changed(before)
+
+    def _take(self, files: CertificateFiles, found: _Read) -> None:
+        if found is not self._read.get(files):
+            self._read[files] = found
+            _log.info("gateway_certificate_read", file=files.cert_file, expires_at=found.ends.isoformat())
+        over = found.ends <= self._clock()
+        self._tell(files.cert_file, f"ended at {found.ends:%Y-%m-%dT%H:%M:%SZ}: clients refuse it" if over else "")
+
+    @contextmanager
+    def _telling(self, files: CertificateFiles) -> Iterator[None]:
+        """Tell what is wrong with files, if they are wanted still."""
+        try:
+            yield
+        except (AuthorityUnavailable, CertificateRefused) as error:
+            if files in self._wanted:
+                self._tell(files.cert_file, _words(error, self._read.get(files)))
+
+    def _tell_changed(self, before: Mapping[str, KeyPair]) -> None:
         if self.pairs != before:
             self._changed(self.pairs)
 
@@ -100,6 +115,10 @@ class KeyPairs:
             _log.error("gateway_certificate_unusable", file=file, problem=problem)
         else:
             del self.problems[file]
+
+
+def _in_order(files: Iterable[CertificateFiles]) -> list[CertificateFiles]:
+    return sorted(files, key=lambda each: each.cert_file)
 
 
 def _look(files: CertificateFiles, held: _Read | None) -> _Read:

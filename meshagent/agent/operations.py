@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,6 +13,7 @@ from meshagent.agent.authorities import Authorities
 from meshagent.agent.converge import Converger
 from meshagent.agent.health import HealthChecks
 from meshagent.agent.identities import Identities
+from meshagent.agent.key_pairs import KeyPairs
 from meshagent.agent.membership import Membership
 from meshagent.agent.roster import Place, Registered, Roster, Source
 from meshagent.agent.served import Served
@@ -26,6 +27,7 @@ from meshagent.host.responder import Responder
 from meshagent.model.service import Instance, ServiceDefinition
 from meshagent.model.view import ProxyView
 from meshagent.model.world import World
+from meshagent.policy.gateways import served
 from meshagent.state.records import ReportRecord
 from meshagent.xds.server import XdsServer
 
@@ -80,6 +82,7 @@ class Operations:
         authorities: Authorities,
         foreign: ForeignIntentions | None = None,
         dns: Responder | None = None,
+        key_pairs: KeyPairs | None = None,
     ) -> None:
         self.here = here
         self.roster = roster
@@ -97,6 +100,7 @@ class Operations:
         self.authorities = authorities
         self.foreign = foreign
         self.dns = dns
+        self.key_pairs = key_pairs or KeyPairs(clock, lambda pairs: converger.offer(key_pairs=pairs))
         watching.on_upstreams = upstreams.want
         converger.in_force = lambda generation: xds.wait_applied(generation, _WARMING_SECONDS)
         self._waiting: list[_Push] = []
@@ -123,6 +127,8 @@ class Operations:
     def world_changed(self, world: World) -> None:
         """The store has a new World."""
         self._want_identities(world)
+        gateways = served(world, self.roster.interest().gateways)
+        self.key_pairs.want(each for gateway in gateways for each in gateway.certificates)
         self.converger.offer(world=world, locals_=self.roster.locals(world))
 
     async def follow_outcomes(self) -> None:
@@ -159,8 +165,8 @@ class Operations:
 
     def _want_identities(self, world: World | None) -> None:
         if world is not None:
-            services = {definition.name for definition in (each.definition for each in self.roster.registered.values())}
-            self.identities.want(services, world.mesh.trust_domain, world.bundle)
+            interest = self.roster.interest()
+            self.identities.want(interest.services | interest.gateways, world.mesh.trust_domain, world.bundle)
 
     def _offer_instances(self) -> None:
         offered = {
@@ -302,6 +308,7 @@ class Operations:
         found.update({f"svid/{service}": text for service, text in self.identities.problems.items()})
         found.update({f"served/{service}": text for service, text in self.served.problems.items()})
         found.update({f"ca/{number}": text for number, text in enumerate(self.authorities.problems, start=1)})
+        found.update({f"gateway/{place}": text for place, text in self._gateway_problems()})
         if self.foreign:
             told = self.foreign.problems.items()
             found.update({f"consul/intentions/{service}": f"{text}: their last word holds" for service, text in told})
@@ -315,13 +322,22 @@ class Operations:
             found["registration"] = self.membership.last_error
         return found
 
+    def _gateway_problems(self) -> Iterator[tuple[str, str]]:
+        yield from self.key_pairs.problems.items()
+        world = self.converger.world
+        for name in sorted(self.roster.interest().gateways - (world.gateways.keys() if world else set())):
+            yield name, "this host is to serve it, and no document says what it takes"
+
     def report(self, *, urgent: bool) -> None:
         """Offer the host's report to the store, when something in it changed."""
+        interest, world = self.roster.interest(), self.converger.world
+        led = {name for each in (served(world, interest.gateways) if world else ()) for name in each.services}
         report = ReportRecord(
             host=self.here.name,
             revision=self.applied_revision,
             services=sorted({name for name, _ in self.live}),
-            upstreams=sorted(self.roster.interest().upstreams),
+            upstreams=sorted(interest.upstreams | led),
+            gateways=sorted(interest.gateways),
             agent_version=self.here.agent_version,
             envoy_version=self.here.envoy_version,
             rejected=self.rejected(),

@@ -44,7 +44,7 @@ class Registered:
 class Roster:
     """The host's services. `changed` is called after every change. `apart`: no two of them share an mTLS port.
 
-    `capture_port`: the first of those for captured services.
+    `capture_port`: the first of those for captured services. `gateways`: those that it serves besides.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Roster:
         *,
         apart: bool = False,
         capture_port: int = 0,
+        gateways: tuple[str, ...] = (),
     ) -> None:
         self._path = path
         self._address = address
@@ -63,6 +64,7 @@ class Roster:
         self._changed = changed
         self._apart = apart
         self._capture_port = capture_port
+        self._gateways = frozenset(gateways)
         self._registered: dict[Place, Registered] = {}
         self._kept = b""  # what the file holds
 
@@ -79,7 +81,8 @@ class Roster:
         """What this host needs to know of the mesh."""
         definitions = [each.definition for each in self._registered.values()]
         services = frozenset(definition.name for definition in definitions)
-        return Interest(services, frozenset(up.service for each in definitions for up in each.upstreams))
+        upstreams = frozenset(up.service for each in definitions for up in each.upstreams)
+        return Interest(services, upstreams, gateways=self._gateways)
 
     def add(self, definition: ServiceDefinition, source: Source) -> Registered:
         """Register or change an instance. Raises PortInUse, UsageProblem, DataDirUnusable; then nothing has changed."""
@@ -151,6 +154,8 @@ class Roster:
                 for row in rows
             ]
         except NotFound:
+            if self._gateways:
+                self._changed()
             return
         except (MeshError, ValueError, KeyError, TypeError) as error:
             _log.warning("roster_unreadable", path=str(self._path), problem=str(error))

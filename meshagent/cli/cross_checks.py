@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from meshagent.cli.carriage_checks import carriage_errors
 from meshagent.cli.external_checks import external_errors
 from meshagent.cli.failover_checks import failover_errors, named_backups
+from meshagent.cli.gateway_checks import gateway_errors, led_services
 from meshagent.cli.mesh import Seen, spoken
 from meshagent.cli.reading import Written, finding, name_of
 from meshagent.cli.route_checks import named_services, never_reached, route_errors
 from meshagent.cli.soundness import case_gap, l7_problem, unknown_service
 from meshagent.errors import Problem
+from meshagent.model.gateway import Gateway
 from meshagent.model.intention import Intention
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
@@ -62,9 +64,10 @@ def findings(written: Sequence[Written], deleted: Collection[Name], before: Seen
         *route_errors(written, deleted, after, protocols),
         *failover_errors(written, deleted, after, protocols),
         *carriage_errors(written, after, protocols),
+        *gateway_errors(written, after, protocols),
         *external_errors(written, after, before.instances),
     ]
-    known = before.services | {name for kind, name in after if kind in ("service", "external")}
+    known = before.services | {name for kind, name in after if kind in ("service", "external", "gateway")}
     unknown = _unknown(written, known) if before.services else ()  # a new mesh knows nobody yet
     warnings = [*_mesh_warnings(written), *_gaps(written), *never_reached(written), *unknown]
     return Findings(tuple(errors), tuple(warnings))
@@ -142,3 +145,5 @@ def _names(document: Document) -> Iterator[tuple[str, tuple[str | int, ...]]]:
         yield from named_services(document)
     elif isinstance(document, Service):
         yield from named_backups(document)
+    elif isinstance(document, Gateway):
+        yield from led_services(document)

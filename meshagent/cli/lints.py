@@ -63,7 +63,7 @@ def lints(written: Sequence[Written], seen: Seen, now: datetime) -> tuple[Lint, 
     """Every finding on these documents, by file and line."""
     documents = {name: stated.thing for name, stated in seen.documents.items()}
     documents |= {name_of(each): each.document for each in written}
-    known = seen.services | {name for kind, name in documents if kind in ("service", "external")}
+    known = seen.services | {name for kind, name in documents if kind in ("service", "external", "gateway")}
     around = Around(documents, seen, known, now)
     found = [
         Lint(code, problem) for each in written for code, check in CHECKS.items() for problem in check(each, around)

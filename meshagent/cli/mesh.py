@@ -99,9 +99,11 @@ class Seen:
 
     @property
     def services(self) -> frozenset[str]:
-        """The services that are known: registered, or with a document; and the names outside the mesh."""
+        """The services that are known: registered, or with a document; the names outside the mesh, and gateways."""
         registered = {instance.service for instance in self.instances}
-        return frozenset(registered | {name for kind, name in self.documents if kind in ("service", "external")})
+        return frozenset(
+            registered | {name for kind, name in self.documents if kind in ("service", "external", "gateway")}
+        )
 
     def protocols(self, service: str) -> frozenset[Protocol]:
         """What a service speaks: as its document says, else as its instances do; empty when nobody knows."""

@@ -154,8 +154,16 @@ class AgentConfig(StoreConfig):
     inbound_port: Port = Field(
         default=21000, description="The one port on which this host takes mTLS for all its services."
     )
+    gateways: tuple[ServiceName, ...] = Field(
+        default=(), description="The gateways that this host serves, by the names of their documents."
+    )
     capture: CaptureConfig = Field(default=CaptureConfig(), description="Transparent capture, where it is set up.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+
+    @field_validator("gateways", mode="before")
+    @classmethod
+    def _split_gateways(cls, given: object) -> object:
+        return _several(given)
 
     @field_validator("api")
     @classmethod

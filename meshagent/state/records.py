@@ -155,6 +155,7 @@ class ReportRecord(Model):
     revision: int
     services: list[str]
     upstreams: list[str] = []
+    gateways: list[str] = []
     agent_version: str
     envoy_version: str = ""
     rejected: dict[str, str] = {}

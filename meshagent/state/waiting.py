@@ -26,7 +26,7 @@ async def wait_applied(store: Store, keys: Keys, revision: int, changed: Collect
     """Wait until every live host that the change concerns reports the revision as applied, at most `timeout` seconds.
 
     An intention concerns the hosts of its destination (of a name outside the mesh: its callers), a service document its
-    hosts and its callers, a route and an external its callers, the mesh everybody.
+    hosts and its callers, a route and an external its callers, a gateway those who serve it, the mesh everybody.
     """
     changed = {*changed, *await _outside(store, keys, changed)}
     after = (await store.read(keys.reports)).revision
@@ -53,7 +53,7 @@ async def _outside(store: Store, keys: Keys, changed: Collection[Name]) -> set[N
 
 async def _look(store: Store, keys: Keys, revision: int, changed: Collection[Name]) -> Waited:
     reports = await read_reports(store, keys)
-    concerned = [report for report in reports if _concerns(changed, report.services, report.upstreams)]
+    concerned = [report for report in reports if _concerns(changed, report.services, report.upstreams, report.gateways)]
     behind = {report.host: report.rejected for report in concerned if report.revision < revision}
     ahead = {report.host: _refused(changed, report.rejected) for report in concerned if report.host not in behind}
     refused = {host: found for host, found in (behind | ahead).items() if found}
@@ -68,10 +68,14 @@ def _refused(changed: Collection[Name], rejected: dict[str, str]) -> dict[str, s
     return {name: why for name, why in rejected.items() if everything or names & set(re.split("[/:]", name))}
 
 
-def _concerns(changed: Collection[Name], services: Collection[str], upstreams: Collection[str]) -> bool:
+def _concerns(
+    changed: Collection[Name], services: Collection[str], upstreams: Collection[str], gateways: Collection[str]
+) -> bool:
     for kind, name in changed:
         if kind == "mesh" or (kind == "intention" and (name == "*" or name in services)):
             return True
         if (kind == "service" and name in services) or (kind in ("service", "route", "external") and name in upstreams):
+            return True
+        if kind == "gateway" and name in gateways:
             return True
     return False

@@ -43,10 +43,10 @@ def pairs(told):
     return KeyPairs(lambda: NOW, told.append)
 
 
-async def test_a_pair_is_read_and_told_once(pairs, told, tmp_path):
+async def test_a_pair_is_read_at_once_and_told_once(pairs, told, tmp_path):
     files, pem = put(tmp_path, "shop")
     pairs.want([files])
-    await pairs.look()
+    assert len(told) == 1
     await pairs.look()
     assert [each[files.cert_file].chain_pem for each in told] == [pem]
     assert pairs.problems == {}

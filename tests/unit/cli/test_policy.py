@@ -216,7 +216,7 @@ def test_get_takes_a_kind_and_a_name(mesh, good):
     assert "policy.yaml:9" in mesh.run("policy", "get", "service", "-o", "table").stdout
     result = mesh.run("policy", "get", "intention", "paymnts", code=1)
     assert "there is no intention paymnts. Did you mean payments?" in result.stderr
-    mesh.run("policy", "get", "gateway", code=2)
+    mesh.run("policy", "get", "gate", code=2)
 
 
 def test_delete_takes_one_or_what_files_name(mesh, good):
