@@ -73,7 +73,12 @@ def egress_filters(chain: FilterChain, egress: Egress, view: ProxyView, settings
 
 
 def _pass_by_name(listener: Listener, egress: Egress, view: ProxyView, settings: Settings) -> None:
-    """A chain for each host. A connection that names none of them finds no chain, and is closed."""
+    """A chain for each host. A connection that names none of them finds no chain, and is closed; the log tells the name."""
+    if view.access_log.only != "none":
+        log = listener.access_log.add()
+        side = f"external {egress.upstream}"
+        access_log(log, view.access_log, settings, http=False, service=egress.source, side=side)
+        log.filter.response_flag_filter.flags.append("NR")  # whatever finds a chain has that one's log
     pack(listener.listener_filters.add(name="envoy.filters.listener.tls_inspector").typed_config, TlsInspector())
     for host in egress.external.hosts:
         chain = listener.filter_chains.add(name=f"{egress.source}/{egress.upstream}/{host}")

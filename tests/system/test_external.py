@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
-from contextlib import asynccontextmanager
+
+import pytest
+import pytest_asyncio
 
 from tests.system.apps import Caller, TcpApp, get, raw
-from tests.system.live import free_port, live_mesh
+from tests.system.live import eventually, free_port, live_mesh
 from tests.system.outside import OutsideCa, TlsApp
 
+CALLED = ("pay", "misnamed", "foreign")
+NAMES = (*CALLED, "relay", "feed")
 ONE_PATH = [{"action": "allow", "http": {"methods": ["GET"], "path_prefix": "/v1"}}]
 
 
-@asynccontextmanager
-async def outside(*names):
-    """web, which calls these externals. Gives (mesh, agent, the port of each external, the local port of each)."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def outside():
+    """web, which calls the externals. Gives (mesh, agent, the port of each external, the local port of each)."""
     async with live_mesh() as mesh:
         agent = await mesh.agent()
-        ports, local = ({name: free_port() for name in names} for _ in range(2))
-        upstreams = [{"service": name, "local_port": local[name]} for name in names]
+        ports, local = ({name: free_port() for name in NAMES} for _ in range(2))
+        upstreams = [{"service": name, "local_port": local[name]} for name in NAMES]
         await agent.up(name="web", port=free_port(), protocol="http", upstreams=upstreams)
         yield mesh, agent, ports, local
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def external(name, port, mode, host="localhost", protocol="tcp", **tls):
@@ -51,47 +59,44 @@ async def answered(port, wanted, path="/v1", wait=5.0):
     return answer
 
 
-async def test_the_proxy_speaks_tls_to_who_proves_the_name_by_the_pinned_roots_and_judges_by_request(tmp_path):
+async def test_the_proxy_speaks_tls_to_who_proves_the_name_by_the_pinned_roots_and_judges_by_request(outside, tmp_path):
     ours, theirs = OutsideCa(tmp_path, "ours"), OutsideCa(tmp_path, "theirs")
     pinned = tmp_path / "pinned.pem"
     pinned.write_bytes(ours.root.read_bytes())
-    async with outside("pay", "misnamed", "foreign") as (mesh, agent, ports, local):
-        documents = [
-            external(name, ports[name], "originate", protocol="http", sni="pay.example", ca_file=pinned)
-            for name in ports
-        ]
-        revision = await mesh.apply(*documents)
-        await mesh.applied(revision)
-        async with (
-            TlsApp(ports["pay"], "pay", ours.server("pay.example")) as pay,
-            TlsApp(ports["misnamed"], "misnamed", ours.server("other.example")) as misnamed,
-            TlsApp(ports["foreign"], "foreign", theirs.server("pay.example")) as foreign,
-        ):
-            refused = await answered(local["pay"], 403)
-            assert refused.headers["x-mesh-refused"] == "intention" and "web pay" in refused.text
-            await mesh.applied(await mesh.apply(*(intention(name, *ONE_PATH) for name in ports)))
-            answer = await answered(local["pay"], 200)
-            seen = answer.text.lower()
-            assert f"host: pay.example:{ports['pay']}" in seen
-            assert not any(word in seen for word in ("x-forwarded", "x-envoy", "x-request-id", "x-mesh", "spiffe"))
-            assert (await get(local["pay"], "/v2")).status == 403
-            assert (await get(local["pay"], "/v1/../v2")).status == 403
-            assert (await get(local["pay"], "/v1", "POST")).status == 403
-            assert (await get(local["pay"], "/v1", headers="x_team: a\r\n")).status == 400
-            for name, app in (("misnamed", misnamed), ("foreign", foreign)):
-                answer = await get(local[name], "/v1")
-                assert answer.status == 503 and app.seen == []
-            assert _counted(agent, "misnamed", "fail_verify_san") and not _counted(
-                agent, "misnamed", "fail_verify_error"
-            )
-            assert _counted(agent, "foreign", "fail_verify_error")
-            await _wins_over_a_registration(agent, local["pay"])
-            other = tmp_path / "other.pem"
-            other.write_bytes(theirs.root.read_bytes())
-            other.replace(pinned)
-            await answered(local["foreign"], 200)
-            await _ends_what_is_open(mesh, local["foreign"])
-            assert len(pay.seen) == 2
+    mesh, agent, ports, local = outside
+    documents = [
+        external(name, ports[name], "originate", protocol="http", sni="pay.example", ca_file=pinned) for name in CALLED
+    ]
+    revision = await mesh.apply(*documents)
+    await mesh.applied(revision)
+    async with (
+        TlsApp(ports["pay"], "pay", ours.server("pay.example")) as pay,
+        TlsApp(ports["misnamed"], "misnamed", ours.server("other.example")) as misnamed,
+        TlsApp(ports["foreign"], "foreign", theirs.server("pay.example")) as foreign,
+    ):
+        refused = await answered(local["pay"], 403)
+        assert refused.headers["x-mesh-refused"] == "intention" and "web pay" in refused.text
+        await mesh.applied(await mesh.apply(*(intention(name, *ONE_PATH) for name in CALLED)))
+        answer = await answered(local["pay"], 200)
+        seen = answer.text.lower()
+        assert f"host: pay.example:{ports['pay']}" in seen
+        assert not any(word in seen for word in ("x-forwarded", "x-envoy", "x-request-id", "x-mesh", "spiffe"))
+        assert (await get(local["pay"], "/v2")).status == 403
+        assert (await get(local["pay"], "/v1/../v2")).status == 403
+        assert (await get(local["pay"], "/v1", "POST")).status == 403
+        assert (await get(local["pay"], "/v1", headers="x_team: a\r\n")).status == 400
+        for name, app in (("misnamed", misnamed), ("foreign", foreign)):
+            answer = await get(local[name], "/v1")
+            assert answer.status == 503 and app.seen == []
+        assert _counted(agent, "misnamed", "fail_verify_san") and not _counted(agent, "misnamed", "fail_verify_error")
+        assert _counted(agent, "foreign", "fail_verify_error")
+        await _wins_over_a_registration(agent, local["pay"])
+        other = tmp_path / "other.pem"
+        other.write_bytes(theirs.root.read_bytes())
+        other.replace(pinned)
+        await answered(local["foreign"], 200)
+        await _ends_what_is_open(mesh, local["foreign"])
+        assert len(pay.seen) == 2
 
 
 def _counted(agent, name, what):
@@ -136,31 +141,39 @@ async def _by_name(port, name, roots):
         return type(error).__name__
 
 
-async def test_what_the_app_encrypts_passes_by_a_named_host_alone_and_plain_bytes_only_where_allowed(tmp_path):
+async def test_what_the_app_encrypts_passes_by_a_named_host_alone_and_plain_bytes_only_where_allowed(outside, tmp_path):
     ca = OutsideCa(tmp_path, "theirs")
-    async with outside("relay", "feed") as (mesh, _, ports, local):
-        documents = [
-            external("relay", ports["relay"], "passthrough"),
-            external("feed", ports["feed"], "none", host="127.0.0.1"),
-        ]
-        await mesh.applied(await mesh.apply(*documents))
-        async with (
-            TlsApp(ports["relay"], "relay", ca.server("localhost")) as relay,
-            TcpApp(ports["feed"], b"HELLO\n") as feed,
-        ):
-            assert await raw(local["feed"], b"") == b"" and await raw(local["feed"], b"x") == b""
-            assert await _by_name(local["relay"], "localhost", ca.root) != "HTTP/1.1 200 Said"
-            assert feed.connections == relay.connections == 0
-            await mesh.applied(await mesh.apply(intention("relay"), intention("feed")))
-            until = time.monotonic() + 5
-            while (line := await _by_name(local["relay"], "localhost", ca.root)) != "HTTP/1.1 200 Said":
-                assert time.monotonic() < until, line
-            calls = relay.connections
-            assert await _by_name(local["relay"], "evil.example", ca.root) != "HTTP/1.1 200 Said"
-            assert await raw(local["relay"], b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n") == b""
-            assert relay.connections == calls
-            await _cut(mesh, local["feed"])
-            assert (await raw(local["feed"], b"")) == b"" and feed.connections == 1
+    mesh, agent, ports, local = outside
+    documents = [
+        external("relay", ports["relay"], "passthrough"),
+        external("feed", ports["feed"], "none", host="127.0.0.1"),
+    ]
+    await mesh.applied(await mesh.apply(*documents))
+    async with (
+        TlsApp(ports["relay"], "relay", ca.server("localhost")) as relay,
+        TcpApp(ports["feed"], b"HELLO\n") as feed,
+    ):
+        assert await raw(local["feed"], b"") == b"" and await raw(local["feed"], b"x") == b""
+        assert await _by_name(local["relay"], "localhost", ca.root) != "HTTP/1.1 200 Said"
+        assert feed.connections == relay.connections == 0
+        await mesh.applied(await mesh.apply(intention("relay"), intention("feed")))
+        until = time.monotonic() + 5
+        while (line := await _by_name(local["relay"], "localhost", ca.root)) != "HTTP/1.1 200 Said":
+            assert time.monotonic() < until, line
+        calls = relay.connections
+        assert await _by_name(local["relay"], "evil.example", ca.root) != "HTTP/1.1 200 Said"
+        assert await raw(local["relay"], b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n") == b""
+        assert relay.connections == calls
+        log = agent.directory / "data" / "access.log"
+        await eventually(lambda: _told(log, "evil.example"), 5)
+        await _cut(mesh, local["feed"])
+        assert (await raw(local["feed"], b"")) == b"" and feed.connections == 1
+
+
+def _told(log, name):
+    """Whether the log tells of a connection by this name that led nowhere."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return any(line["server_name"] == name and line["side"] == "external relay" for line in lines)
 
 
 async def _cut(mesh, local):
