@@ -27,7 +27,7 @@ from meshagent.host.responder import Responder
 from meshagent.model.service import Instance, ServiceDefinition
 from meshagent.model.view import ProxyView
 from meshagent.model.world import World
-from meshagent.policy.gateways import served
+from meshagent.policy.gateways import served, shut
 from meshagent.state.records import ReportRecord
 from meshagent.xds.server import XdsServer
 
@@ -324,9 +324,12 @@ class Operations:
 
     def _gateway_problems(self) -> Iterator[tuple[str, str]]:
         yield from self.key_pairs.problems.items()
-        world = self.converger.world
-        for name in sorted(self.roster.interest().gateways - (world.gateways.keys() if world else set())):
+        world, names = self.converger.world, self.roster.interest().gateways
+        gateways = served(world, names) if world else ()
+        for name in sorted(names - {gateway.name for gateway in gateways}):
             yield name, "this host is to serve it, and no document says what it takes"
+        for name, port, owner in shut(gateways, self.converger.locals):
+            yield f"{name}:{port}", f"the port is {owner} here, so it is not opened for the gateway"
 
     def report(self, *, urgent: bool) -> None:
         """Offer the host's report to the store, when something in it changed."""

@@ -23,7 +23,7 @@ from meshagent.policy.cuts import chained_sources, next_chains, next_default_cut
 from meshagent.policy.defaults import sampling_of, traffic_of, with_tracing
 from meshagent.policy.egress import Egresses, called_outside, egresses_of
 from meshagent.policy.failover import backups_of, with_failover
-from meshagent.policy.gateways import led_to, served
+from meshagent.policy.gateways import Gateways, led_to, opened, served
 from meshagent.policy.precedence import guard, next_expiry
 from meshagent.policy.tiers import Tiers, placed, tiers_of
 from meshagent.policy.vetoes import vetoed
@@ -65,13 +65,15 @@ def resolve(
                 continue
             outbound = kept.outbound(_outbound(world, host, local.definition.name, upstream, locals_, kept))
             outbounds.setdefault(_outbound_key(outbound), outbound)
-    for gateway in served(world, host.gateways):
+    gateways = opened(served(world, host.gateways), locals_)
+    for gateway in gateways:
         for upstream in led_to(gateway, world):
             outbound = kept.outbound(_outbound(world, host, gateway.name, upstream, locals_, kept))
             outbounds.setdefault(_outbound_key(outbound), outbound)
     in_order = tuple(outbounds[key] for key in sorted(outbounds))
     egresses = egresses_of(world, locals_, previous, now)
-    return _view(world, host, inbounds, in_order, _valid_until(world, locals_, now), captured(locals_), egresses)
+    until = _valid_until(world, locals_, now)
+    return _view(world, host, inbounds, in_order, until, captured(locals_), egresses, gateways)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def resolve_next(
     held = previous if isinstance(previous, Resolved) else None
     same_place = held is not None and (held.host, held.locals_) == (host, locals_)
     same_kinds = held is not None and world.externals.keys() == held.world.externals.keys()
-    if held and same_place and same_kinds and served(world, host.gateways) == held.view.gateways:
+    if held and same_place and same_kinds and served(world, host.gateways) == served(held.world, host.gateways):
         view = _renewed(world, held, now)
     else:
         view = resolve(world, host, locals_, previous.view if isinstance(previous, Resolved) else previous, now)
@@ -150,7 +152,7 @@ def _renewed(world: World, last: Resolved, now: datetime) -> ProxyView:
     destinations = {local.definition.name for local in locals_} | called_outside(world, locals_)
     until = view.valid_until if quiet and destinations.isdisjoint(judged) else _valid_until(world, locals_, now)
     egresses = egresses_of(world, locals_, view, now)
-    return _view(world, last.host, inbounds, outbounds, until, view.captured, egresses)
+    return _view(world, last.host, inbounds, outbounds, until, view.captured, egresses, view.gateways)
 
 
 def _view(
@@ -161,9 +163,9 @@ def _view(
     valid_until: datetime | None,
     captured_: tuple[Captured, ...],
     egresses: Egresses,
+    gateways: Gateways,
 ) -> ProxyView:
     view = ProxyView(
-        gateways=served(world, host.gateways),
         host=host.name,
         address=host.listens_on,
         trust_domain=world.mesh.trust_domain,
@@ -174,6 +176,7 @@ def _view(
         valid_until=valid_until,
         captured=captured_,
         egresses=egresses,
+        gateways=gateways,
     )
     return with_tracing(view, world.mesh.tracing)
 

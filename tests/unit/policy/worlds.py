@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import strategies as st
 
 from meshagent.model.external import External, ExternalTls
+from meshagent.model.gateway import Gateway, GatewayListener, GatewayRoute
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.matching import RouteMatch
 from meshagent.model.mesh import Mesh
@@ -17,7 +18,7 @@ from meshagent.model.world import Local, Stated, World
 from meshagent.policy.resolve import Host
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
-HOST = Host("vm-1", "10.0.0.1", "eu")
+HOST = Host("vm-1", "10.0.0.1", "eu", gateways=("edge",))
 NAMES = ("web", "payments", "ledger", "orders")
 BACKUP = {"web": "orders", "payments": "ledger", "ledger": "payments", "orders": "ledger"}
 NOTHING = World(1, Mesh())
@@ -95,6 +96,23 @@ externals = st.none() | st.builds(
 )
 
 
+gateways = st.none() | st.builds(
+    Gateway,
+    name=st.just("edge"),
+    listeners=st.sampled_from(((GatewayListener(port=8000),), (GatewayListener(port=8000), GatewayListener(port=80)))),
+    routes=st.lists(
+        st.builds(
+            GatewayRoute,
+            hosts=st.just(("shop.example",)),
+            path_prefix=st.sampled_from(("/a", "/b")),
+            service=st.sampled_from((*NAMES, "nobody")),
+        ),
+        max_size=2,
+        unique_by=lambda route: route.path_prefix,
+    ).map(tuple),
+)
+
+
 def _service(name, protocol, mtls, subsets, failover):
     steps = [{**step, "service": BACKUP[name]} if "service" in step else step for step in failover]
     facts = {"name": name, "protocol": protocol, "mtls": mtls, "subsets": subsets, "failover": steps}
@@ -104,7 +122,9 @@ def _service(name, protocol, mtls, subsets, failover):
 @st.composite
 def changes(draw):
     """A World made of another one by one change, as state/fold.py makes it: all else is the same object."""
-    kind = draw(st.sampled_from(("intention", "instances", "service", "route", "external", "mesh", "revision")))
+    kind = draw(
+        st.sampled_from(("intention", "instances", "service", "route", "external", "gateway", "mesh", "revision"))
+    )
     name = draw(st.sampled_from((*NAMES, "*") if kind == "intention" else NAMES))
     if kind == "intention":
         document = Stated(Intention(name=name, sources=tuple(draw(intentions))))
@@ -124,6 +144,9 @@ def changes(draw):
         outside = draw(externals)
         stated = {name: Stated(outside.model_copy(update={"name": name}))} if outside else {}
         return lambda world: replace(world, externals={k: v for k, v in world.externals.items() if k != name} | stated)
+    if kind == "gateway":
+        edge = draw(gateways)
+        return lambda world: replace(world, gateways={"edge": Stated(edge)} if edge else {})
     mesh = Mesh(default_action=draw(st.sampled_from(("allow", "deny"))))
     return lambda world: replace(world, mesh=mesh if kind == "mesh" else world.mesh, revision=world.revision + 1)
 
