@@ -55,7 +55,10 @@ async def _serve(
         for app, each in zip((handlers.app(), handlers.metrics_app()), listening, strict=False):
             runners.append(web.AppRunner(app, access_log=None))
             await runners[-1].setup()
-            await web.SockSite(runners[-1], each).start()
+            # Python tries to accept as often as the backlog says; without files each time is an error to be logged, and a
+            # try more a second later: thousands of lines (measured). So it is told one, and the kernel the true number.
+            await web.SockSite(runners[-1], each, backlog=1).start()
+            each.listen(_BACKLOG)
         await asyncio.Event().wait()
     finally:
         for runner in runners:

@@ -61,10 +61,11 @@ class Listening:
             self._protocol,
             sock=self._socket.dup(),
             ssl=context,
-            backlog=_BACKLOG,
+            backlog=1,  # how often Python tries to accept, and logs it when there are no files left
             ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None,
             ssl_shutdown_timeout=_SHUTDOWN_SECONDS if context else None,
         )
+        self._socket.listen(_BACKLOG)
         if before:
             before.close()
 

@@ -124,7 +124,8 @@ class Responder:
             loop.add_reader(datagrams, self._receive, datagrams)
             stack.callback(loop.remove_reader, datagrams)
             streams = stack.enter_context(socket.create_server((host, port), family=family))
-            server = await asyncio.start_server(self._converse, sock=streams, limit=LARGEST)
+            server = await asyncio.start_server(self._converse, sock=streams, limit=LARGEST, backlog=1)
+            streams.listen(_MOST_CONNECTIONS)  # Python took the 1 as how often to accept, and to log it without files
             stack.callback(server.close)
             stack.callback(self._hang_up)
             yield
