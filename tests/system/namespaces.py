@@ -100,10 +100,10 @@ async def hosts(*names: str):
 
 
 @asynccontextmanager
-async def passed_on(made: Hosts, port: int):
-    """host:port under which the hosts reach what listens on this machine's loopback at `port`."""
-    address = made.address("hub")
-    listening = listen_in(made.namespace("hub"), address, port)
+async def passed_on(made: Hosts, port: int, at: str = "hub"):
+    """host:port under which the hosts reach what listens on this machine's loopback at `port`, as if it were on `at`."""
+    address = made.address(at)
+    listening = listen_in(made.namespace(at), address, port)
 
     async def pump(reader, writer):
         with suppress(ConnectionError):
