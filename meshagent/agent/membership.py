@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Never
 
@@ -12,6 +12,7 @@ import structlog
 
 from meshagent.catalog.base import Catalog, Offer
 from meshagent.errors import LeaseLost, StoreDenied, StoreUnavailable
+from meshagent.model.service import Instance
 from meshagent.state.catalog import put_report
 from meshagent.state.keys import Keys
 from meshagent.state.records import ReportRecord
@@ -125,12 +126,17 @@ class Membership:
                 attempt += 1
             await asyncio.sleep(random.uniform(0.5, _LONGEST_PAUSE * 2 ** min(attempt, 4)))  # noqa: S311 - jitter
 
-    async def leave(self) -> None:
-        """Take everything out, for good. A catalog or store that cannot be reached is left to time."""
+    async def leave(self, earlier: Iterable[Instance] = ()) -> None:
+        """Take everything out, for good. A catalog or store that cannot be reached is left to time.
+
+        `earlier`: instances that this agent may have left there in an earlier life, before it crashed.
+        """
         self._left = True
         self._wake.set()
         try:
-            await self._catalog.deregister([offer.instance for offer in (self._tried | self._written).values()])
+            known = {place: offer.instance for place, offer in (self._tried | self._written).items()}
+            more = [each for each in earlier if (each.service, each.id) not in known]
+            await self._catalog.deregister([*known.values(), *more])
             if self._lease:
                 await self._lease.revoke()
         except (StoreUnavailable, StoreDenied, LeaseLost) as error:

@@ -228,7 +228,7 @@ class Operations:
         for each in everything:
             self.roster.drain(each.place)
         await self._quiet(everything)
-        await self.membership.leave()
+        await self.membership.leave([self._instance(each) for each in everything])
         await self.snapshots.flush()
 
     async def _quiet(self, leaving: list[Registered]) -> None:

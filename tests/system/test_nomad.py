@@ -156,6 +156,14 @@ async def renewals(daemon, service, more):
         await asyncio.sleep(0.2)
 
 
+async def started(one, times):
+    """Until an allocation's agent has started so often."""
+    end = time.monotonic() + 60
+    while one.log("meshagent").count('"agent_started"') < times:
+        assert time.monotonic() < end, one.log("meshagent")[-2000:]
+        await asyncio.sleep(0.1)
+
+
 async def test_the_sidecar_job_joins_serves_renews_survives_and_leaves():
     async with client() as (made, world, servers, daemon, payments, web):
         assert "intention" in await until(made, "a", LOCAL, 403, wait=90)
@@ -179,6 +187,7 @@ async def test_the_sidecar_job_joins_serves_renews_survives_and_leaves():
         answers = [await call(made, "a", LOCAL) for _ in range(3)]
         await killed
         assert [each for each in answers if each[0] != 200] == []
+        await started(payments, 2)
         await until(made, "a", LOCAL, 200, wait=30)
 
         # Stopped by its signal within its patience, it is out of the catalog.

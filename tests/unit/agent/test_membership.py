@@ -154,6 +154,15 @@ async def test_leaving_takes_everything_out_at_once(store):
         assert await read_instances(store, KEYS) == ()
 
 
+async def test_who_crashed_and_leaves_before_it_is_registered_again_takes_out_what_it_had(store):
+    async with running(store) as before:
+        before.offer({PLACE: Offer(INSTANCE, DEFINITION)})
+        await before.settled()
+    again = Membership(store, KEYS, StoreCatalog(store, KEYS), timedelta(seconds=1))
+    await again.leave([INSTANCE])
+    assert await read_instances(store, KEYS) == ()
+
+
 async def test_a_record_deleted_behind_its_back_comes_back_with_the_next_lease(store):
     async with running(store, timedelta(seconds=0.6)) as membership:
         membership.offer({PLACE: Offer(INSTANCE, DEFINITION)})
