@@ -103,12 +103,17 @@ def control() -> float:
 
 
 async def run() -> dict:
-    """Seconds: into an empty mesh, once more with nothing to do, and with one bad document among them."""
-    names = ("control", "into an empty mesh", "again, nothing to change", "one is bad")
+    """Seconds: into an empty mesh, once more with nothing to do, with one bad document, and of a single document.
+
+    What a single document costs is the start of a command: Python, and the modules that it needs.
+    """
+    names = ("control", "into an empty mesh", "again, nothing to change", "one is bad", "a single document instead")
     rows: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="applying-") as name:
         policies = Path(name, "policies")
         write(policies)
+        single = Path(name, "single.yaml")
+        single.write_text(yaml.safe_dump(documents(DOCUMENTS)[0]))
         for turn in range(RUNS):
             rows["control"].append(control())
             store = Path(name, f"mesh-{turn}.db")
@@ -120,6 +125,11 @@ async def run() -> dict:
             rows["one is bad"].append(spent)
             assert code == 3
             bad.write_text(good)
+            other = Path(name, f"single-{turn}.db")
+            await found(other, Path(name, f"single-ca-{turn}"))
+            code, spent, _ = await apply(other, single)
+            rows["a single document instead"].append(spent)
+            assert code == 0
             for row in ("into an empty mesh", "again, nothing to change"):
                 code, spent, _ = await apply(store, policies)
                 rows[row].append(spent)
