@@ -1,8 +1,9 @@
 """From a commit to its effect, on every store side by side: an intention, a route, an instance that appears.
 
 The clock starts when the commit is sent and stops with the first answer of the new rule, on a keep-alive connection that is
-open all the while. Beside each store's rows stands the bare store (from the commit until a watch of another client has it)
-and one request while nothing changes. Consul's own mesh is measured by new connections, for it leaves open ones alone.
+open all the while. Beside each store's rows stands the bare store (from the commit until a watch of another client has it),
+idle and beside the same stream of requests, which takes most of two cores; and one request while nothing changes. Consul's
+own mesh is measured by new connections, for it leaves open ones alone.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ async def measure(url: str) -> dict:
             return {
                 "one request (control)": await _control(local),
                 "the bare store": await _bare(mesh),
+                "the bare store, same load": await _loaded(mesh, local),
                 "intention": await _flips(mesh, local),
                 "route": await _routes(mesh, local),
                 "endpoint": await _endpoints(mesh),
@@ -124,6 +126,24 @@ async def _bare(mesh) -> dict:
     watching.cancel()
     await other.close()
     return row(times)
+
+
+async def _loaded(mesh, local: int) -> dict:
+    """The floor while requests are made without a pause, as all rows that follow have it."""
+    caller = Caller(local)
+
+    async def ask() -> None:
+        while True:
+            await caller.get()
+            await asyncio.sleep(0)
+
+    asking = asyncio.create_task(ask())
+    try:
+        return await _bare(mesh)
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        caller.close()
 
 
 async def _flips(mesh, local: int) -> dict:
