@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from meshagent.cli.reading import Written, finding, name_of
 from meshagent.cli.route_checks import Spoken
@@ -30,6 +30,26 @@ def gateway_errors(written: Sequence[Written], after: Mapping[Name, Document], s
                 yield finding(here, words, *path)
             elif other := places.get(("service", service)):
                 yield finding(other, f"the gateway {document.name} leads requests to {service}", "protocol")
+
+
+def in_plain_text(written: Written) -> Iterator[Problem]:
+    """Listeners where anybody on the way can read and change what comes from outside."""
+    if isinstance(written.document, Gateway):
+        for number, listener in enumerate(written.document.listeners):
+            if listener.tls is None:
+                words = f"takes plain text from outside on port {listener.port}: whoever is on the way can read and change it"
+                yield finding(written, words, "listeners", number)
+
+
+def refused_services(written: Written, let_in: Callable[[str, Collection[str]], Collection[str]]) -> Iterator[Problem]:
+    """Routes to services that refuse every call of the gateway. `let_in`: which of some sources a service lets in."""
+    if isinstance(written.document, Gateway):
+        for service, path in led_services(written.document):
+            if not let_in(service, (written.document.name,)):
+                words = (
+                    f"leads to {service}, which refuses every call of {written.document.name}: no intention allows one"
+                )
+                yield finding(written, words, *path)
 
 
 def led_services(gateway: Gateway) -> Iterator[tuple[str, Path]]:

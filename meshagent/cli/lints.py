@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from meshagent.cli import external_checks, failover_checks, route_lints
+from meshagent.cli import external_checks, failover_checks, gateway_checks, route_lints
 from meshagent.cli.mesh import Seen, spoken
 from meshagent.cli.reading import Written, finding, name_of
 from meshagent.cli.route_checks import named_services
 from meshagent.cli.soundness import case_gap, unknown_service
 from meshagent.errors import Problem
+from meshagent.model.gateway import Gateway
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
@@ -40,12 +41,17 @@ class Around:
 
     def allowed(self, service: str) -> frozenset[str]:
         """The sources that intentions name, here or for every destination, and that may make some call of a service."""
+        intentions = (each for each in self.documents.values() if isinstance(each, Intention))
+        named = {source.name for each in intentions for source in each.sources} - {ANY, service}
+        return self.let_in(service, named)
+
+    def let_in(self, service: str, sources: Collection[str]) -> frozenset[str]:
+        """Those of the sources that may make some call of a service."""
         documents = {name: each for (kind, name), each in self.documents.items() if kind == "intention"}
         intentions = {name: Stated(each) for name, each in documents.items() if isinstance(each, Intention)}
         mesh = self.documents.get(("mesh", "mesh"))
         rules = guard(service, "http", mesh if isinstance(mesh, Mesh) else Mesh(), intentions, self.now)
-        named = {source.name for each in intentions.values() for source in each.thing.sources} - {ANY, service}
-        return frozenset(name for name in named if reach(rules.rule_for(name), rules.default) != "none")
+        return frozenset(name for name in sources if reach(rules.rule_for(name), rules.default) != "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,8 @@ def _led_to(written: Written) -> Iterator[tuple[str, tuple[str | int, ...]]]:
         yield from named_services(written.document)
     elif isinstance(written.document, Service):
         yield from failover_checks.named_backups(written.document)
+    elif isinstance(written.document, Gateway):
+        yield from gateway_checks.led_services(written.document)
 
 
 def _over(written: Written, around: Around) -> Iterator[Problem]:
@@ -173,6 +181,8 @@ CHECKS: Mapping[str, Check] = {
     "L016": _as_bytes,
     "L017": lambda written, around: external_checks.registered_since(written, around.seen.instances),
     "L018": lambda written, _: external_checks.without_encryption(written),
+    "L019": lambda written, _: gateway_checks.in_plain_text(written),
+    "L020": lambda written, around: gateway_checks.refused_services(written, around.let_in),
 }
 
 

@@ -109,7 +109,10 @@ class Front:
         """The gateway, with further routes."""
         tls = {**self.files("shop.example.org"), "others": [self.files("pay.example.org")]}
         here = {"address": "127.0.0.1"}
-        listeners = [{**here, "port": self.tls_port, "tls": tls}, {**here, "port": self.plain_port}]
+        listeners = [
+            {**here, "port": self.tls_port, "tls": tls},
+            {**here, "port": self.plain_port, "max_connections": 3},
+        ]
         told = [
             {"hosts": ["shop.example.org"], "path_prefix": "/api", "service": "api"},
             {"hosts": ["shop.example.org", "pay.example.org"], "service": "web"},
@@ -157,6 +160,13 @@ async def test_from_outside_host_and_path_lead_to_services_and_intentions_to_the
     with_host = b"GET / HTTP/1.1\r\nhost: shop.example.org\r\nconnection: close\r\n\r\n"
     assert b"x-app: web" in await raw(front.plain_port, with_host)
     assert (await get(front.plain_port)).status == 404  # host: app
+
+    # connections beyond the limit of a listener are closed
+    opened = [await asyncio.open_connection("127.0.0.1", front.plain_port) for _ in range(5)]
+    ended, _ = await asyncio.wait([asyncio.create_task(reader.read(1)) for reader, _ in opened], timeout=0.5)
+    for _, writer in opened:
+        writer.close()
+    assert 2 <= len(ended) < 5 and all(each.result() == b"" for each in ended)  # one of before may be there still
 
     # what nobody outside may say is gone, and the app is told who called and for whom
     seen = (await front.get("shop.example.org", "/", SMUGGLED)).text.lower()

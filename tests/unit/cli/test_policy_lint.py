@@ -15,6 +15,12 @@ ROUTE = "kind: route\nname: payments\nrules:\n"
 SUBSETS = "kind: service\nname: payments\nprotocol: http\nsubsets: {v1: {version: v1}, v2: {version: v2}}\n---\n"
 INTENTION = "kind: intention\nname: payments\nsources:\n"
 PERMISSIONS = INTENTION + "- name: web\n  permissions:\n"
+EXTERNAL = "kind: external\nname: stripe\nhosts: [api.stripe.com]\nport: 443\n"
+GATEWAY = "kind: gateway\nname: edge\nlisteners:\n"
+ENTRANCE = (
+    GATEWAY + "- {port: 8443, tls: {cert_file: /etc/edge.pem, key_file: /etc/edge.key}}\n"
+    "routes:\n- {hosts: [a.example], service: payments}\n"
+)
 CASES = {
     "L001": ("kind: mesh\ndefault_action: allow\n", 2, "kind: mesh\ndefault_action: deny\n"),
     "L002": (
@@ -67,6 +73,13 @@ CASES = {
         ROUTE + "- mirror: [{service: shadow, percent: 10}]\n",
     ),
     "L016": ("kind: service\nname: payments\ndata_path: l4\n", 3, "kind: service\nname: payments\ndata_path: l7\n"),
+    "L018": (EXTERNAL + "tls: {mode: none}\n", 5, EXTERNAL + "tls: {mode: originate}\n"),
+    "L019": (
+        GATEWAY + "- {port: 8080}\n",
+        4,
+        GATEWAY + "- {port: 8443, tls: {cert_file: /etc/edge.pem, key_file: /etc/edge.key}}\n",
+    ),
+    "L020": (ENTRANCE, 6, ENTRANCE + "---\n" + INTENTION + "- {name: edge, action: allow}\n"),
 }
 
 
@@ -132,4 +145,5 @@ def test_a_code_can_be_left_out_and_an_unknown_one_is_a_slip(mesh, tmp_path):
 def test_every_code_is_explained_and_has_a_case():
     explained = re.findall(r"^\| (L\d{3}) \|", Path("docs/lint.md").read_text(), re.MULTILINE)
     assert explained == list(CHECKS)
-    assert {*CASES, "L003", "L014", "L015"} == set(CHECKS)  # the last two: test_failover.py
+    elsewhere = {"L003", "L014", "L015", "L017"}  # test_failover.py, test_external.py
+    assert set(CASES) | elsewhere == set(CHECKS)
