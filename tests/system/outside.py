@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import RequestReceived
 
 from tests.system.apps import HttpApp
 
@@ -63,3 +67,34 @@ class TlsApp(HttpApp):
     async def __aenter__(self) -> TlsApp:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
         return self
+
+
+class Http2App:
+    """Answers every HTTP/2 request over TLS with its own request headers."""
+
+    def __init__(self, port: int, tls: ssl.SSLContext) -> None:
+        tls.set_alpn_protocols(["h2"])
+        self.port, self._tls = port, tls
+        self._server = None
+
+    async def __aenter__(self) -> Http2App:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
+        peer.initiate_connection()
+        with suppress(ConnectionError, asyncio.CancelledError):
+            writer.write(peer.data_to_send())
+            while data := await reader.read(65536):
+                for event in peer.receive_data(data):
+                    if isinstance(event, RequestReceived):
+                        said = "\n".join(f"{name}: {value}" for name, value in event.headers)
+                        peer.send_headers(event.stream_id, [(":status", "200")])
+                        peer.send_data(event.stream_id, said.encode(), end_stream=True)
+                writer.write(peer.data_to_send())
+                await writer.drain()
+        writer.close()

@@ -6,16 +6,17 @@ import asyncio
 import json
 import ssl
 import time
+from contextlib import suppress
 
 import pytest
 import pytest_asyncio
 
 from tests.system.apps import Caller, TcpApp, get, raw
 from tests.system.live import eventually, free_port, live_mesh
-from tests.system.outside import OutsideCa, TlsApp
+from tests.system.outside import Http2App, OutsideCa, TlsApp
 
 CALLED = ("pay", "misnamed", "foreign")
-NAMES = (*CALLED, "relay", "feed")
+NAMES = (*CALLED, "relay", "feed", "modern", "bytes")
 ONE_PATH = [{"action": "allow", "http": {"methods": ["GET"], "path_prefix": "/v1"}}]
 
 
@@ -52,11 +53,14 @@ def intention(name, *permissions, action="allow"):
 
 async def answered(port, wanted, path="/v1", wait=5.0):
     """Call until the status is as wanted (names have to be resolved first), and give the answer."""
-    until = time.monotonic() + wait
-    while (answer := await get(port, path)).status != wanted:
-        assert time.monotonic() < until, f"{answer.status}, not {wanted}: {answer.text}"
+    until, last = time.monotonic() + wait, ""
+    while time.monotonic() < until:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            if (answer := await get(port, path)).status == wanted:
+                return answer
+            last = f"{answer.status}: {answer.text}"
         await asyncio.sleep(0.02)
-    return answer
+    raise AssertionError(f"not {wanted}, but {last}")
 
 
 async def test_the_proxy_speaks_tls_to_who_proves_the_name_by_the_pinned_roots_and_judges_by_request(outside, tmp_path):
@@ -139,6 +143,27 @@ async def _by_name(port, name, roots):
             return line
     except (OSError, asyncio.IncompleteReadError) as error:
         return type(error).__name__
+
+
+async def test_http_2_and_plain_bytes_are_wrapped_in_tls_too(outside, tmp_path):
+    mesh, _, ports, local = outside
+    ca = OutsideCa(tmp_path, "theirs")
+    told = {"sni": "pay.example", "ca_file": ca.root}
+    documents = [
+        external("modern", ports["modern"], "originate", protocol="http2", **told),
+        external("bytes", ports["bytes"], "originate", **told),
+    ]
+    allowed = (intention("modern", *ONE_PATH), intention("bytes"))
+    await mesh.applied(await mesh.apply(*documents, *allowed))
+    async with (
+        Http2App(ports["modern"], ca.server("pay.example")),
+        TlsApp(ports["bytes"], "bytes", ca.server("pay.example")),
+    ):
+        seen = (await answered(local["modern"], 200)).text
+        assert f":authority: pay.example:{ports['modern']}" in seen and ":scheme: https" in seen
+        assert (await get(local["modern"], "/v2")).status == 403
+        answer = await answered(local["bytes"], 200)
+        assert "host: app" in answer.text
 
 
 async def test_what_the_app_encrypts_passes_by_a_named_host_alone_and_plain_bytes_only_where_allowed(outside, tmp_path):

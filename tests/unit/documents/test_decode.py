@@ -26,6 +26,8 @@ name: payments
 protocol: http
 """
 
+_KINDS = "external, gateway, intention, mesh, route, service"
+
 
 def problems(text):
     return [str(problem) for problem in decode_documents(text, "a.yaml", KINDS).problems]
@@ -76,8 +78,8 @@ access_log: {only: error}
         "a.yaml:4: sources[0].action: must be one of allow, deny, not 'alow' (did you mean allow?)",
         "a.yaml:8: sources[1].permissions[0].http.methods[0]: must be an HTTP method in upper case, such as GET, not 'get'",
         "a.yaml:9: sorces: is not a field of intention (did you mean sources?)",
-        "a.yaml:11: kind: must be one of intention, mesh, route, service, not 'Service' (did you mean service?)",
-        "a.yaml:13: kind: is missing: it is one of intention, mesh, route, service",
+        f"a.yaml:11: kind: must be one of {_KINDS}, not 'Service' (did you mean service?)",
+        f"a.yaml:13: kind: is missing: it is one of {_KINDS}",
         "a.yaml:16: defaultAction: is not a field of mesh (did you mean default_action?)",
         "a.yaml:17: access_log.only: must be one of errors, all, none, not 'error' (did you mean errors?)",
     ]
@@ -185,7 +187,7 @@ def test_endless_problems_are_counted():
 @pytest.mark.parametrize("kind", ["5", "[intention]", "{a: 1}", "null"])
 def test_a_kind_that_is_no_text_is_refused(kind):
     (problem,) = problems(f"kind: {kind}\nname: x\n")
-    assert problem.startswith("a.yaml:1: kind: must be one of intention, mesh, route, service, ")
+    assert problem.startswith(f"a.yaml:1: kind: must be one of {_KINDS}, ")
 
 
 def test_one_document_is_read_and_no_text_is_an_empty_one():

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from meshagent.documents.decode import decode_all, decode_documents
 from meshagent.documents.encode import plain, to_json, to_yaml
+from meshagent.model.external import External, ExternalTls
+from meshagent.model.gateway import Gateway
 from meshagent.model.intention import HeaderMatch, HttpMatch, Intention, IntentionSource, Permission
 from meshagent.model.kinds import KINDS
 from meshagent.model.mesh import AccessLog, Mesh
@@ -120,6 +122,30 @@ DOCUMENTS = {
         subsets=st.dictionaries(NAMES, st.dictionaries(TEXTS, TEXTS, min_size=1, max_size=2), max_size=2),
     ),
     "route": st.fixed_dictionaries({"name": NAMES, "rules": lists(RULES)}).map(Route.model_validate),
+    "external": st.builds(
+        External,
+        name=NAMES,
+        hosts=st.sampled_from([("a.example",), ("192.0.2.1",), ("2001:db8::1",)]),
+        port=PORTS,
+        protocol=st.sampled_from(["http", "http2", "tcp"]),
+        tls=st.builds(
+            ExternalTls,
+            mode=st.just("originate"),
+            sni=st.none() | st.just("b.example"),
+            ca_file=st.none() | st.just("/etc/roots #1: a.pem"),
+            subject_alt_names=st.sampled_from([(), ("b.example", "192.0.2.1")]),
+        ),
+    ),
+    "gateway": st.fixed_dictionaries(
+        {
+            "name": NAMES,
+            "listeners": lists(st.fixed_dictionaries({"port": PORTS}), min_size=1, unique_by=lambda each: each["port"]),
+            "routes": st.lists(
+                st.fixed_dictionaries({"hosts": st.just(("shop.example",)), "path_prefix": PATHS, "service": NAMES}),
+                max_size=1,
+            ).map(tuple),
+        }
+    ).map(Gateway.model_validate),
 }
 DEFINITIONS = st.builds(
     ServiceDefinition,
