@@ -34,6 +34,7 @@ from meshagent.xds.server import XdsServer
 _log = structlog.get_logger(__name__)
 _SPREAD_SECONDS = 0.5  # callers elsewhere hear of a deregistration in milliseconds; this is the margin
 _ACTIVE_EVERY = 0.1
+_UNLISTED_SECONDS = 5.0  # how long a first World waits for the instances of upstreams
 _WARMING_SECONDS = 1.0  # what a new cluster may take until routes lead to it in any case
 
 
@@ -63,6 +64,8 @@ class _Push:
 
 class Operations:
     """Joins roster, watching, upstreams, identities, converger, membership and snapshots."""
+
+    _held: World | None = None  # a first World that waits for the instances of upstreams
 
     def __init__(
         self,
@@ -129,7 +132,23 @@ class Operations:
         self._want_identities(world)
         gateways = served(world, self.roster.interest().gateways)
         self.key_pairs.want(each for gateway in gateways for each in gateway.certificates)
-        self.converger.offer(world=world, locals_=self.roster.locals(world))
+        if self.converger.world is None and self._unlisted(world):
+            if self._held is None:
+                asyncio.get_running_loop().call_later(_UNLISTED_SECONDS, self._release)
+            self._held = world
+        else:
+            self.converger.offer(world=world, locals_=self.roster.locals(world))
+
+    def _unlisted(self, world: World) -> bool:
+        """Whether it is not known yet where upstreams run.
+
+        An Envoy that serves since before this agent, whose snapshot is of no use, would forget where if it were told so.
+        """
+        return not self.roster.interest().upstreams <= world.instances.keys()
+
+    def _release(self) -> None:
+        if self._held is not None and self.converger.world is None:
+            self.converger.offer(world=self._held, locals_=self.roster.locals(self._held))
 
     async def follow_outcomes(self) -> None:
         """Take in what Envoy applied and rejected, for ever."""

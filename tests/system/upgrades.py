@@ -17,12 +17,12 @@ def another_envoy(directory: Path) -> Path:
     return Path(shutil.copy(locate(), directory / "envoy"))
 
 
-def another_version(made: Path, *, snapshot: bool) -> Path:
-    """A new directory from which `python -m meshagent` runs another version, which may keep its snapshot in another form."""
+def another_version(directory: Path) -> Path:
+    """A directory from which `python -m meshagent` runs a version that keeps its snapshot in another form."""
+    made = directory / "version"
     package = Path(shutil.copytree(Path(meshagent.__file__).parent, made / "meshagent"))
     _change(package / "__init__.py", r'__version__ = ".*"', f'__version__ = "{VERSION}"')
-    if snapshot:
-        _change(package / "agent/lastgood.py", r"default=1, ge=1, le=1", "default=2, ge=2, le=2")
+    _change(package / "agent/lastgood.py", r"default=1, ge=1, le=1", "default=2, ge=2, le=2")
     return made
 
 
