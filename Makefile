@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest --durations=10
 # Most tests wait more than they work. The tests of one file stay together, they share servers.
-SIDE_BY_SIDE := --numprocesses=$(or $(WORKERS),2) --dist=loadfile
+SIDE_BY_SIDE := --numprocesses=$(or $(WORKERS),4) --dist=loadfile
 # Bars on time are meant for a machine that does nothing else: what failed beside another test is judged alone, once.
 ALONE := --last-failed --last-failed-no-failures=none
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -56,13 +56,13 @@ deb: $(READY) ## the Debian package, into dist/
 test: unit conformance system ## all tests
 
 unit: $(READY) ## without network, seconds
-	$(PYTEST) $(SIDE_BY_SIDE) tests/unit $(wildcard tests/golden tests/corpus)
+	$(PYTEST) --numprocesses=2 --dist=loadfile tests/unit $(wildcard tests/golden tests/corpus)
 
 conformance: $(READY) servers ## every store and CA against its protocol's suite
 	$(PYTEST) $(SIDE_BY_SIDE) tests/conformance || $(PYTEST) $(ALONE) tests/conformance
 
 system: $(READY) servers ## whole agents with real Envoys
-	$(PYTEST) $(SIDE_BY_SIDE) tests/system || $(PYTEST) $(ALONE) tests/system
+	$(PYTEST) $(SIDE_BY_SIDE) --no-loadscope-reorder tests/system || $(PYTEST) $(ALONE) tests/system
 
 soak: $(READY) servers ## the faults with outages as long as they are in life (an hour; SOAK=0.1 for a tenth of it)
 	MESHAGENT_SOAK=$(or $(SOAK),1) $(PYTEST) tests/system/test_faults_store.py tests/system/test_faults_host.py tests/system/test_rotation.py

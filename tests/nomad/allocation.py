@@ -13,6 +13,7 @@ import re
 import signal
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tests.nomad.jobfile import Block
@@ -71,6 +72,13 @@ class Allocation:
         await process.wait()
         (block,) = (each for each in self.group.all("task") if each.labels[0] == task)
         await self._start(block)
+
+    def clear(self) -> None:
+        """End everything that still runs out of the allocation's directory, as the end of its cgroup would."""
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                if entry.name.isdigit() and str(self.folder).encode() in (entry / "cmdline").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
 
     def renew(self) -> None:
         """Identities anew, as at half of their life: a new file in the place of the old one."""

@@ -11,9 +11,32 @@ import pytest
 
 HERE = Path(__file__).parent
 # The corpus stands beside this repository, not in it: without it there is nothing there to collect.
+# What takes longest begins first, so that no worker is left alone with it at the end.
+LONGEST = (
+    "test_faults_store",
+    "test_rotation",
+    "test_vm_demo",
+    "test_systemd",
+    "test_faults_crowd",
+    "test_dns_resolved",
+    "test_faults_network",
+    "test_rotation_authority",
+    "test_faults_ca",
+    "test_faults_host",
+    "test_routes_hosts",
+    "test_cases_live",
+    "test_scale",
+    "test_enrolment",
+    "test_consul_connect",
+    "test_faults",
+    "test_demo",
+    "test_attacks_ca",
+    "test_capture",
+)
 collect_ignore = [] if (HERE.parents[2] / "shared" / "corpus").is_dir() else ["test_import.py"]
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """Sockets that a killed peer left half open are what these tests are about: they may be collected unclosed."""
     for item in items:
@@ -21,6 +44,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.system)
             item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
             item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.hookimpl(trylast=True)

@@ -136,6 +136,7 @@ async def client():
                             with suppress(ProcessLookupError):
                                 process.terminate()
                         await asyncio.gather(*(process.wait() for process in each.running.values()))
+                        each.clear()
                     await world.close()
 
 
