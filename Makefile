@@ -62,6 +62,7 @@ conformance: $(READY) servers ## every store and CA against its protocol's suite
 	$(PYTEST) $(SIDE_BY_SIDE) tests/conformance || $(PYTEST) $(ALONE) tests/conformance
 
 system: $(READY) servers ## whole agents with real Envoys
+	@packaging/rootfs >/dev/null
 	$(PYTEST) $(SIDE_BY_SIDE) --no-loadscope-reorder tests/system || $(PYTEST) $(ALONE) tests/system
 
 soak: $(READY) servers ## the faults with outages as long as they are in life (an hour; SOAK=0.1 for a tenth of it)
