@@ -36,19 +36,6 @@ rules: [{{to: [{{subset: v1, weight: {v1}}}, {{subset: v2, weight: {v2}}}]}}]
 """
 
 
-class Line(Caller):
-    """A kept connection to a local upstream, which is a Unix socket: those are reached from any namespace."""
-
-    def __init__(self, path):
-        super().__init__(0)
-        self._path = path
-
-    async def get(self, *args, **more):
-        if self._streams is None:
-            self._streams = await asyncio.open_unix_connection(str(self._path))
-        return await super().get(*args, **more)
-
-
 class Load:
     """Steady calls over kept connections. `answers`: (when, which app or what went wrong)."""
 
@@ -66,7 +53,7 @@ class Load:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self):
-        line = Line(self._path)
+        line = Caller(str(self._path))
         while True:
             began = time.monotonic()
             self.answers.append((began, await name_of(line)))
@@ -100,7 +87,7 @@ class Placed:
 
     async def many(self, count):
         """Which apps answered so many calls."""
-        line = Line(self.path)
+        line = Caller(str(self.path))
         counts = Counter([await name_of(line) for _ in range(count)])
         line.close()
         return counts
