@@ -15,7 +15,7 @@ export MESHAGENT_REQUIRE_SERVERS := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check formatted lint types floors sizes format servers deb test unit conformance system soak bench demo vm-demo vm-demo-down docs lock clean
+.PHONY: help setup check formatted lint types floors sizes format servers deb test unit conformance system long soak bench demo vm-demo vm-demo-down docs lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -63,7 +63,10 @@ conformance: $(READY) servers ## every store and CA against its protocol's suite
 
 system: $(READY) servers ## whole agents with real Envoys
 	@packaging/rootfs >/dev/null
-	$(PYTEST) $(SIDE_BY_SIDE) --no-loadscope-reorder tests/system || $(PYTEST) $(ALONE) tests/system
+	$(PYTEST) $(SIDE_BY_SIDE) --no-loadscope-reorder -m "not long" tests/system || $(PYTEST) $(ALONE) -m "not long" tests/system
+
+long: $(READY) servers ## system tests that need a minute of both cores each: the demo on VMs, all ready sets, 100 agents on etcd
+	$(PYTEST) -m long tests/system
 
 soak: $(READY) servers ## the faults with outages as long as they are in life (an hour; SOAK=0.1 for a tenth of it)
 	MESHAGENT_SOAK=$(or $(SOAK),1) $(PYTEST) tests/system/test_faults_store.py tests/system/test_faults_host.py tests/system/test_rotation.py

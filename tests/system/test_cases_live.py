@@ -93,8 +93,9 @@ WRONG = """\
 """
 
 
-async def test_every_ready_set_passes_through_envoy():
-    for policies in SETS:
+@pytest.mark.parametrize("sets", [SETS[:1], pytest.param(SETS[1:], marks=pytest.mark.long)], ids=["first", "rest"])
+async def test_every_ready_set_passes_through_envoy(sets):
+    for policies in sets:
         for each in await live_outcomes(*read([str(policies)])):
             assert not each.judged.misses and not each.differs, (each.judged.file, each)
             assert each.calls, each

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.servers.either import KINDS, servers
+from tests.servers.either import servers
 from tests.system.apps import Load
 from tests.system.counting import counting
 from tests.system.crowd import SIZE
@@ -55,7 +55,7 @@ def make_known(store):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["consul", pytest.param("etcd", marks=pytest.mark.long)])
 async def test_fault_r38_a_hundred_agents_that_boot_together_are_ready_in_30_s_and_no_store_is_stormed(kind):
     async with (
         servers(kind) as store,

@@ -22,6 +22,8 @@ import yaml
 
 from tests.servers.programs import program
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "vm-demo"
 NAMESPACES = ("net", "vm-1", "vm-2", "vm-3")
