@@ -29,6 +29,7 @@ from meshagent.model.world import Origin, Stated
 from meshagent.state.changes import Author, change
 from meshagent.state.foundation import lay_foundation
 from meshagent.state.keys import Keys
+from meshagent.state.reach import catalog_at
 from meshagent.store import open_store
 from meshagent.store.access import Access
 
@@ -314,3 +315,15 @@ async def eventually(condition, wait: float, evidence: str = "") -> None:
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < until, f"not within {wait} s {evidence}"
         await asyncio.sleep(0.02)
+
+
+async def passing_hosts(url: str, access: Access, service: str) -> set[str]:
+    """The hosts of a service that callers are sent to, as another opening of store and catalog knows them."""
+    store = await open_store(url, access)
+    catalog = catalog_at(url, access, store, KEYS)
+    try:
+        found = [instance for listing in await catalog.read(service) for instance in listing.instances]
+        return {instance.host for instance in found if instance.health == "passing"}
+    finally:
+        await catalog.close()
+        await store.close()

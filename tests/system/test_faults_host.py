@@ -14,12 +14,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from meshagent.errors import StoreDenied
-from meshagent.state.reach import catalog_at
-from meshagent.store import open_store
 from meshagent.store.base import Put
 from tests.servers.either import KINDS, store_url
 from tests.system.apps import Load, get
-from tests.system.live import KEYS, eventually
+from tests.system.live import KEYS, eventually, passing_hosts
 from tests.system.shop import RATE, lasting, shop, stop_all, two_hosts, until_status
 
 STOPPED_SECONDS = lasting(60, 4)
@@ -179,16 +177,5 @@ async def test_fault_r30_a_host_that_crashes_is_left_at_once_and_forgotten_withi
 
 
 def serving(it):
-    """The hosts of payments that callers are sent to, as another opening of store and catalog knows them."""
-
-    async def read():
-        store = await open_store(it.mesh.url, it.mesh.access)
-        catalog = catalog_at(it.mesh.url, it.mesh.access, store, KEYS)
-        try:
-            found = [instance for listing in await catalog.read("payments") for instance in listing.instances]
-            return {instance.host for instance in found if instance.health == "passing"}
-        finally:
-            await catalog.close()
-            await store.close()
-
-    return asyncio.run(read())
+    """The hosts of payments that callers are sent to."""
+    return asyncio.run(passing_hosts(it.mesh.url, it.mesh.access, "payments"))

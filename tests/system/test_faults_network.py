@@ -14,14 +14,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from meshagent.state.reach import catalog_at
-from meshagent.store import open_store
 from tests.servers.either import servers
 from tests.system.apps import Load
 from tests.system.cgroups import group
 from tests.system.counting import counting
 from tests.system.lines import line
-from tests.system.live import KEYS, eventually, live_mesh
+from tests.system.live import eventually, live_mesh, passing_hosts
 from tests.system.namespaces import hosts, passed_on
 from tests.system.test_faults_partition import endpoints
 from tests.system.test_two_hosts import APP, app
@@ -53,14 +51,7 @@ class Wide:
 
     async def listed(self):
         """The hosts of payments that callers are sent to, as the store has them that is not far away from here."""
-        store = await open_store(self.url, self.mesh.access)
-        catalog = catalog_at(self.url, self.mesh.access, store, KEYS)
-        try:
-            found = [instance for listing in await catalog.read("payments") for instance in listing.instances]
-            return {instance.host for instance in found if instance.health == "passing"}
-        finally:
-            await catalog.close()
-            await store.close()
+        return await passing_hosts(self.url, self.mesh.access, "payments")
 
     async def all_serve(self):
         """Wait until web knows every instance."""

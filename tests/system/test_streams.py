@@ -10,6 +10,7 @@ import grpc
 import websockets
 
 from tests.system.apps import Caller, HttpApp, TcpApp
+from tests.system.clock import Clock
 from tests.system.live import free_port, live_mesh
 
 
@@ -77,29 +78,6 @@ async def test_the_next_request_of_a_denied_http_source_is_refused_with_a_reason
             await asyncio.sleep(0.1)
 
 
-class Ticker:
-    """A gRPC service with one stream that ticks for ever."""
-
-    def __init__(self):
-        self.port = free_port()
-        self._server = grpc.aio.server()
-
-    async def __aenter__(self):
-        async def ticks(request, context):
-            while True:
-                yield b"tick"
-                await asyncio.sleep(0.05)
-
-        handler = grpc.unary_stream_rpc_method_handler(ticks, None, None)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("shop.Clock", {"Ticks": handler}),))
-        self._server.add_insecure_port(f"127.0.0.1:{self.port}")
-        await self._server.start()
-        return self
-
-    async def __aexit__(self, *_):
-        await self._server.stop(0)
-
-
 class Stream:
     """An open gRPC stream."""
 
@@ -125,7 +103,7 @@ class Stream:
 
 
 async def test_an_open_grpc_stream_of_the_denied_source_ends_also_after_a_deny_and_a_re_allow():
-    async with called_by_two(Ticker(), "grpc") as (mesh, web, orders):
+    async with called_by_two(Clock(), "grpc") as (mesh, web, orders):
         for again in (False, True):
             if again:
                 early = Stream(web)  # the connection is made while denied

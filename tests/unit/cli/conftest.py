@@ -197,3 +197,14 @@ def agent(env, short_dir):
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes documents and gives the path."""
+
+    def write(text, name="p.yaml"):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write

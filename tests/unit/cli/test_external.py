@@ -22,17 +22,6 @@ sources:
 """
 
 
-@pytest.fixture
-def file(tmp_path):
-    """Writes documents and gives the path."""
-
-    def write(text, name="p.yaml"):
-        (tmp_path / name).write_text(text)
-        return str(tmp_path / name)
-
-    return write
-
-
 def stripe(protocol="http", mode="originate"):
     return STRIPE.format(protocol=protocol, mode=mode)
 

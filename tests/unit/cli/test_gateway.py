@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 EDGE = """kind: gateway
 name: edge
 listeners: [{{port: 8443}}]
@@ -13,17 +11,6 @@ routes:
 """
 STRIPE = "kind: external\nname: stripe\nhosts: [a.example]\nport: 443\nprotocol: http\ntls: {mode: originate}\n"
 ALLOWED = "---\nkind: intention\nname: web\nsources: [{name: edge, action: allow}]\n"
-
-
-@pytest.fixture
-def file(tmp_path):
-    """Writes documents and gives the path."""
-
-    def write(text, name="p.yaml"):
-        (tmp_path / name).write_text(text)
-        return str(tmp_path / name)
-
-    return write
 
 
 def edge(service="web"):
