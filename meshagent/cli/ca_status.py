@@ -22,19 +22,11 @@ async def status(session: Session) -> None:
     \b
     Example:  meshagent ca status
     """
-    from meshagent.state.roots import read_roots
-
     async with session.mesh() as opened:
-        found = await read_roots(opened.store, opened.keys, opened.signing.trust)
-        roots = [
-            _certificate(pem) | {"trust_domain": domain} for domain, pems in found.bundle.roots.items() for pem in pems
-        ]
-        authorities = await _authorities(opened)
-    for each in roots:
-        each["state"] = "leaving" if each["fingerprint"].removeprefix("sha256:") in found.bundle.leaving else "trusted"
-    rows = [[each["trust_domain"], each["fingerprint"], each["ends_at"], each["state"]] for each in roots]
-    others = [[each["name"], each["address"], each["ends_at"] or "waits for: ca root sign"] for each in authorities]
-    value = {"roots": roots, "authorities": authorities}
+        value = await roots_and_authorities(opened)
+    rows = [[each["trust_domain"], each["fingerprint"], each["ends_at"], each["state"]] for each in value["roots"]]
+    waits = "waits for: ca root sign"
+    others = [[each["name"], each["address"], each["ends_at"] or waits] for each in value["authorities"]]
     shown: list[str | Table] = [Table(("trust domain", "root", "ends", "state"), rows)]
     if others:
         shown += ["", Table(("authority", "address", "ends"), others)]
@@ -58,6 +50,19 @@ async def roots(session: Session) -> None:
     for pems in found.bundle.roots.values():
         for pem in pems:
             emit(pem.strip())
+
+
+async def roots_and_authorities(opened: OpenMesh) -> dict[str, list[dict[str, Any]]]:
+    """The roots of the trust bundle and the authorities. Raises NotFound without a bundle, SignatureRefused, StoreDenied."""
+    from meshagent.state.roots import read_roots
+
+    found = await read_roots(opened.store, opened.keys, opened.signing.trust)
+    roots = [
+        _certificate(pem) | {"trust_domain": domain} for domain, pems in found.bundle.roots.items() for pem in pems
+    ]
+    for each in roots:
+        each["state"] = "leaving" if each["fingerprint"].removeprefix("sha256:") in found.bundle.leaving else "trusted"
+    return {"roots": roots, "authorities": await _authorities(opened)}
 
 
 async def _authorities(opened: OpenMesh) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
@@ -94,20 +95,18 @@ async def explain(
     Example:  meshagent explain web payments GET /reports
     """
     answer = await _answer(session, source, destination, _request(method, path, header), (region, zone))
-    called = [_instance(each, called) for each, called in answer.instances]
-    table = Table(("INSTANCE", "HOST", "ADDRESS", "HEALTH", "CALLED"), [_cells(each) for each in called])
-    data = {**answer.data, "settings": settings_data(answer.settings), "instances": called}
+    data = answer.whole
+    table = Table(("INSTANCE", "HOST", "ADDRESS", "HEALTH", "CALLED"), [_cells(each) for each in data["instances"]])
     show(data, session.form(), answer.words, table, *settings_words(answer.settings))
-    for report in answer.reports:
-        if report.revision < answer.data["revision"]:
-            warn(f"{report.host} has applied revision {report.revision} only: it may still decide by older rules")
-    if answer.leads_on and not any(each["called"] for each in called):
-        warn(f"no instance of {answer.leads_on} is passing its checks: an allowed call would find nobody")
+    for doubt in answer.doubts:
+        warn(doubt)
     return answer.exit_code
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
+    """The verdict on a call, the instances that it would reach, and what holds on the way there."""
+
     data: Data
     words: str
     instances: tuple[tuple[Instance, bool], ...]  # and whether it is called
@@ -117,7 +116,26 @@ class _Answer:
 
     @property
     def exit_code(self) -> int:
+        """0 where the call is allowed, 5 where not."""
         return 0 if self.data["allowed"] else NO
+
+    @property
+    def whole(self) -> Data:
+        """All of it as plain data."""
+        called = [_instance(each, called) for each, called in self.instances]
+        return {**self.data, "settings": settings_data(self.settings), "instances": called}
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why it may turn out otherwise: hosts that decide by older rules, or nobody there to call."""
+        behind = [each for each in self.reports if each.revision < self.data["revision"]]
+        found = [
+            f"{each.host} has applied revision {each.revision} only: it may still decide by older rules"
+            for each in behind
+        ]
+        if self.leads_on and not any(called for _, called in self.instances):
+            found.append(f"no instance of {self.leads_on} is passing its checks: an allowed call would find nobody")
+        return found
 
 
 async def _answer(
@@ -126,7 +144,7 @@ async def _answer(
     destination: str,
     request: Request | None,
     told: tuple[str | None, str | None] = (None, None),  # the caller's region and zone
-) -> _Answer:
+) -> Answer:
     async with session.mesh() as mesh:
         seen = await mesh.read()
         reports = await read_reports(mesh.store, mesh.keys)
@@ -134,11 +152,24 @@ async def _answer(
     for name in dict.fromkeys((source, destination)):
         if words := unknown_service(name, seen.services):
             warn(words)
+    if request is not None and judged_protocol(seen.world(), destination) not in HTTP_PROTOCOLS:
+        say(f"{destination} is a tcp service: its proxy sees connections, not requests")
+    return answer_of(seen, reports, source, destination, request, told)
+
+
+def answer_of(
+    seen: Seen,
+    reports: Sequence[ReportRecord],
+    source: str,
+    destination: str,
+    request: Request | None,
+    told: tuple[str | None, str | None] = (None, None),
+) -> Answer:
+    """The answer for a call, as the mesh stands. `told`: the caller's region and zone; None: as its instances stand."""
     world = seen.world()
     protocol = judged_protocol(world, destination)
     outside = world.externals.get(destination)
-    if request is not None and protocol not in HTTP_PROTOCOLS:
-        say(f"{destination} is a tcp service: its proxy sees connections, not requests")
+    if protocol not in HTTP_PROTOCOLS:
         request = None
     region, zone = (
         known if given is None else given for given, known in zip(told, standing(world, source), strict=True)
@@ -162,9 +193,9 @@ async def _answer(
     deciding = tuple(report for report in reports if judges & set(report.services))
     words = "\n".join(filter(None, lines))
     if outside:
-        return _Answer(data, words, (), "", deciding, ())
+        return Answer(data, words, (), "", deciding, ())
     held = settings_of(seen, way, outbound)
-    return _Answer(data, words, called_of(way, world), ", ".join(reached), deciding, held)
+    return Answer(data, words, called_of(way, world), ", ".join(reached), deciding, held)
 
 
 def _judged(

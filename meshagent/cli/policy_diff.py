@@ -77,14 +77,9 @@ async def plan(session: Session, files: tuple[str, ...], prune: bool) -> None:
     \b
     Example:  meshagent policy plan -f policies/ --prune
     """
-    seen, edits = await _edits(session, files, prune)
-    after = replace(seen, documents=changed(seen.documents, edits))
-    worlds = (seen.world(), after.world())
-    rows = [_effect(each) for each in effects(*worlds, now_utc(), seen.services)]
-    ways = [row for shift in shifts(*worlds) for row in shift_rows(shift)]
-    settings = [row for name, new in sorted(edits.items()) for row in _settings(name, seen.documents.get(name), new)]
-    every = (*rows, *ways, *settings)
-    show({"calls": rows, "ways": ways, "settings": settings}, session.form(), *(row["words"] for row in every))
+    planned = plan_data(*await _edits(session, files, prune))
+    every = [row for rows in planned.values() for row in rows]
+    show(planned, session.form(), *(row["words"] for row in every))
     if not every:
         say("nothing would change")
 
@@ -115,6 +110,19 @@ async def export(session: Session, directory: Path, force: bool) -> None:
     rows = [{"kind": kind, "name": name, "file": str(files[kind, name])} for kind, name in names]
     show(rows, session.form(), *(row["file"] for row in rows))
     raise_unreadable(seen)
+
+
+def plan_data(seen: Seen, edits: Edits) -> dict[str, list[Data]]:
+    """What edits of the mesh would mean now: for calls, for the ways of requests, and for other settings."""
+    after = replace(seen, documents=changed(seen.documents, edits))
+    worlds = (seen.world(), after.world())
+    return {
+        "calls": [_effect(each) for each in effects(*worlds, now_utc(), seen.services)],
+        "ways": [row for shift in shifts(*worlds) for row in shift_rows(shift)],
+        "settings": [
+            row for name, new in sorted(edits.items()) for row in _settings(name, seen.documents.get(name), new)
+        ],
+    }
 
 
 def raise_unreadable(seen: Seen) -> None:

@@ -48,7 +48,7 @@ async def history(session: Session, revision: int | None, limit: int, subject: s
         _show_one(session, found, revision)
         return
     newest = [each for each in reversed(found) if not subject or subject in map(_place, each.edits)][:limit]
-    rows = [_head(each) | {"changed": list(map(_place, each.edits))} for each in newest]
+    rows = [head_row(each) | {"changed": list(map(_place, each.edits))} for each in newest]
     cells = [[row["revision"], row["at"], row["who"], _few(row["changed"]), row["why"]] for row in rows]
     show(rows, session.form(), Table(("REVISION", "AT", "WHO", "CHANGED", "WHY"), cells))
 
@@ -124,16 +124,17 @@ def _show_one(session: Session, found: Sequence[HistoryRecord], revision: int) -
     if record is None:
         raise NotFound(f"there is no history of revision {revision}", next_step="meshagent policy history")
     head = f"revision {revision}, {record.who} at {moment(record.at)}{f': {record.why}' if record.why else ''}"
-    edits = [_edit_row(edit) for edit in record.edits]
-    show(_head(record) | {"edits": edits}, session.form(), head, *(row["diff"] for row in edits))
+    edits = [edit_row(edit) for edit in record.edits]
+    show(head_row(record) | {"edits": edits}, session.form(), head, *(row["diff"] for row in edits))
 
 
-def _head(record: HistoryRecord) -> Data:
+def head_row(record: HistoryRecord) -> Data:
+    """A revision: who made it, when and why."""
     return {"revision": record.revision, "at": moment(record.at), "who": record.who, "why": record.why}
 
 
-def _edit_row(edit: HistoryRecord.Edit) -> Data:
-    """As it is kept: what an older version wrote need not be a document of this one."""
+def edit_row(edit: HistoryRecord.Edit) -> Data:
+    """An edit and its diff, as it is kept: what an older version wrote need not be a document of this one."""
     before, after = (to_yaml(data).splitlines() if data else [] for data in (edit.before, edit.after))
     lines = difflib.unified_diff(before, after, f"a/{_place(edit)}", f"b/{_place(edit)}", lineterm="")
     return {**edit.model_dump(), "diff": "\n".join(lines)}

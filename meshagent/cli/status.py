@@ -96,11 +96,12 @@ async def _fleet(session: Session) -> _Fleet:
         "intentions": sum(len(stated.thing.sources) for stated in seen.world().intentions.values()),
     }
     store = {"url": url, "ok": health.ok, "version": health.version, "problems": list(health.problems)}
-    rows = tuple(_host(report, seen.revision, now_utc()) for report in reports)
+    rows = tuple(host_row(report, seen.revision, now_utc()) for report in reports)
     return _Fleet(store, about, rows, (*health.problems, *unreadable))
 
 
-def _host(report: ReportRecord, revision: int, now: datetime) -> Data:
+def host_row(report: ReportRecord, revision: int, now: datetime) -> Data:
+    """What a host says of itself, beside the policy's revision and the time that it is now."""
     ends = min(report.svids.values(), default=None)
     problems = [*report.problems, *(f"rejected {name}: {text}" for name, text in sorted(report.rejected.items()))]
     problems += [f"the certificate of {name} has ended" for name, at in sorted(report.svids.items()) if at <= now]
