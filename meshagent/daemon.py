@@ -367,10 +367,8 @@ class Daemon:
             await feed(self._notifier, every, Liveness(self.store, self.envoy, self.xds).look)
 
     def _here(self, envoy_version: str) -> Here:
-        host = self._config.host
-        return Here(
-            host.name, host.address, host.region, host.zone, __version__, envoy_version, self._config.envoy.drain
-        )
+        host, drain, metrics = self._config.host, self._config.envoy.drain, self._config.metrics_elsewhere
+        return Here(host.name, host.address, host.region, host.zone, __version__, envoy_version, drain, metrics)
 
 
 def _store_pause(config: AgentConfig) -> float:

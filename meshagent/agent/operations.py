@@ -40,7 +40,7 @@ _WARMING_SECONDS = 1.0  # what a new cluster may take until routes lead to it in
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """Facts of this host that do not change while the agent runs."""
+    """Facts of this host that do not change while the agent runs. `metrics`: where others find its page; empty: nowhere."""
 
     name: str
     address: str
@@ -49,6 +49,7 @@ class Here:
     agent_version: str
     envoy_version: str
     drain: timedelta
+    metrics: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +368,7 @@ class Operations:
             svids={service: svid.expires_at for service, svid in sorted(self.identities.svids.items())},
             roots=self._roots(),
             bundle=self.applied_bundle,
+            metrics=self.here.metrics,
             at=self._clock(),
         )
         self.membership.report(report, urgent=urgent)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -195,6 +195,22 @@ class AgentConfig(StoreConfig):
         """Host and port of the metrics page."""
         host, _, port = self.metrics.rpartition(":")
         return None if self.metrics == "none" else (host.strip("[]"), int(port))
+
+    @property
+    def metrics_elsewhere(self) -> str:
+        """Where other hosts find the metrics page (address:port); empty: nowhere, as on loopback."""
+        if self.metrics_address is None:
+            return ""
+        bound, port = self.metrics_address
+        try:
+            address = ip_address("127.0.0.1" if bound == "localhost" else bound)
+        except ValueError:  # a name
+            return f"{bound}:{port}"
+        if address.is_unspecified:
+            bound = self.host.address
+        elif address.is_loopback and not ip_address(self.host.address).is_loopback:
+            return ""
+        return f"[{bound}]:{port}" if ":" in bound else f"{bound}:{port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,8 @@ class ReportRecord(Model):
     """What a host says of itself.
 
     `revision` is the policy revision, `bundle` the digest of the trust bundle, that its proxy has applied; `roots` says
-    of each service the root (hex SHA-256) that the certificate which its proxy has applied leads to.
+    of each service the root (hex SHA-256) that the certificate which its proxy has applied leads to. `metrics` is where
+    other hosts find its metrics page (address:port), or empty.
     """
 
     v: Version = 1
@@ -163,6 +164,7 @@ class ReportRecord(Model):
     svids: dict[str, datetime] = {}
     roots: dict[str, str] = {}
     bundle: str = ""
+    metrics: str = Field(default="", max_length=300)
     at: datetime
 
 

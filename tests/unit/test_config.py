@@ -312,3 +312,22 @@ def test_a_host_without_a_route_is_told_to_set_its_address(monkeypatch):
     with pytest.raises(UsageProblem, match="no default route") as caught:
         config.route_address()
     assert caught.value.next_step == "set host.address in agent.yaml"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "address", "elsewhere"),
+    [
+        ("127.0.0.1:9102", "10.0.0.5", ""),
+        ("localhost:9102", "10.0.0.5", ""),
+        ("[::1]:9102", "10.0.0.5", ""),
+        ("none", "10.0.0.5", ""),
+        ("127.0.0.1:9102", "127.0.0.1", "127.0.0.1:9102"),
+        ("0.0.0.0:9102", "10.0.0.5", "10.0.0.5:9102"),
+        ("[::]:9102", "fd00::5", "[fd00::5]:9102"),
+        ("10.0.0.9:9102", "10.0.0.5", "10.0.0.9:9102"),
+        ("vm-1.example:9102", "10.0.0.5", "vm-1.example:9102"),
+    ],
+)
+def test_other_hosts_are_told_of_a_metrics_page_that_they_can_reach(metrics, address, elsewhere):
+    found = made(env={"MESHAGENT_METRICS": metrics, "MESHAGENT_HOST_ADDRESS": address})
+    assert found.metrics_elsewhere == elsewhere
