@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -12,6 +14,7 @@ from pydantic_core import ErrorDetails
 from meshagent.agent.operations import Operations
 from meshagent.api.limits import upstream_limits
 from meshagent.api.metrics import metrics_text
+from meshagent.api.requests import logged_requests
 from meshagent.api.status import agent_status, proxy_status, service_rows
 from meshagent.envoy.process import EnvoyProcess
 from meshagent.errors import InvalidDocument, MeshError, NotFound, PortInUse, Problem, UsageProblem
@@ -43,6 +46,7 @@ class Api:
         app.router.add_get("/v1/proxy/status", self._proxy_status)
         app.router.add_get("/v1/proxy/config", self._proxy_config)
         app.router.add_get("/v1/proxy/stats", self._proxy_stats)
+        app.router.add_get("/v1/requests", self._requests)
         return app
 
     def metrics_app(self) -> web.Application:
@@ -92,6 +96,10 @@ class Api:
 
     async def _proxy_stats(self, request: web.Request) -> web.Response:
         return web.json_response({"stats": await self._envoy.admin.stats(request.query.get("filter", ""))})
+
+    async def _requests(self, request: web.Request) -> web.Response:
+        directory = Path(self._facts["data_dir"])
+        return web.json_response(await logged_requests(directory, request.query, datetime.now(UTC)))
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=metrics_text(await self._whole()), content_type="text/plain")

@@ -81,6 +81,10 @@ class AgentClient:
         stats: dict[str, float] = (await self._data("GET", "/v1/proxy/stats", _only(filter=pattern or None)))["stats"]
         return stats
 
+    async def requests(self, **wanted: str) -> Data:
+        """What the access log has, newest first (`requests`), by the query of `api/requests.py`."""
+        return await self._data("GET", "/v1/requests", _only(**wanted))
+
     async def _data(
         self,
         method: str,

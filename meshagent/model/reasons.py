@@ -1,0 +1,270 @@
+"""Why a request or connection failed: one table of codes. Headers, logs, commands and pages say the same ones.
+
+A proxy that refuses or fails a call says the code in `x-mesh-refused`; where it knows less than the log tells, it says the
+`family`. What Envoy wrote of a call becomes a code here; its flags and details are those of Envoy 1.40 (docs: access log,
+response code details), each seen in a test with the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Where = Literal["destination", "caller", "both"]
+FINE, OTHER = "", "failed"  # nothing went wrong; something did, and no line of the table fits
+_TLS = "TLS_error"
+_AT_CALLER = ("outbound", "external", "gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One way in which a call fails. `where`: whose proxy says it.
+
+    `flags`: Envoy's response flags of which one means it. `details`: beginnings of the response code details or of the words
+    on how a connection ended. `failure`: what the transport's failure has in it, all words of one of them.
+    """
+
+    code: str
+    words: str
+    next_step: str
+    where: Where = "both"
+    family: str = ""
+    flags: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    failure: tuple[tuple[str, ...], ...] = ()
+    statuses: tuple[int, ...] = ()
+
+    @property
+    def header(self) -> str:
+        """What a caller is told in `x-mesh-refused`."""
+        return self.family or self.code
+
+
+def _tls(code: str, words: str, next_step: str, *one_of: str) -> Reason:
+    family = "" if code == "tls" else "tls"
+    return Reason(code, words, next_step, "caller", family, failure=tuple((_TLS, each) for each in one_of or ("",)))
+
+
+REASONS: tuple[Reason, ...] = (
+    Reason(
+        "intention",
+        "no intention in force lets the caller make this call",
+        "meshagent explain TICKET on the destination's host",
+        details=("rbac_access_denied",),
+    ),
+    Reason(
+        "rate-limit",
+        "more requests than the rate allows",
+        "slow down, or raise rate_limit in the document that `meshagent explain` names",
+        flags=("RL", "RLSE"),
+        details=("local_rate_limited",),
+    ),
+    Reason(
+        "crowded",
+        "more requests at once than adaptive concurrency lets in",
+        "more instances of the service, or more in adaptive_concurrency.most",
+        "destination",
+        details=("reached_concurrency_limit",),
+    ),
+    Reason(
+        "fault",
+        "a fault that a route injects",
+        "meshagent explain SOURCE DESTINATION names the rule; take fault out of it",
+        "caller",
+        flags=("FI",),
+        details=("fault_filter_abort",),
+    ),
+    _tls(
+        "tls-expired",
+        "a certificate of one of the two sides has ended",
+        "meshagent doctor on both hosts; compare their clocks",
+        "EXPIRED",
+        "has_expired",
+    ),
+    _tls(
+        "tls-identity",
+        "who answered does not prove to be the service that was called",
+        "look at who listens at the instance's address: meshagent explain SOURCE DESTINATION lists the instances",
+        "SAN",
+    ),
+    _tls(
+        "tls-unknown-root",
+        "one side's certificate leads to a root that the other does not trust",
+        "meshagent ca status; meshagent doctor on both hosts",
+        "CERTIFICATE_VERIFY_FAILED",
+        "UNKNOWN_CA",
+    ),
+    _tls("tls", "mutual TLS with the other side failed", "meshagent doctor on both hosts"),
+    Reason(
+        "no-endpoints",
+        "no instance of the service is in service",
+        "meshagent explain SOURCE DESTINATION lists the instances; meshagent doctor on their hosts",
+        "caller",
+        flags=("UH",),
+        details=("no_healthy_upstream",),
+    ),
+    Reason(
+        "app-down",
+        "the destination's proxy cannot reach its app",
+        "look at the app: it does not listen where its service definition says",
+        "destination",
+        flags=("UF",),
+    ),
+    Reason(
+        "connect",
+        "no instance could be reached",
+        "meshagent explain SOURCE DESTINATION lists the instances; check the network and the port between the hosts",
+        "caller",
+        flags=("UF",),
+    ),
+    Reason(
+        "overflow",
+        "a limit of the connection pool or of the retries is reached",
+        "raise connection_pool of the service document, or add instances",
+        "caller",
+        flags=("UO",),
+    ),
+    Reason(
+        "timeout",
+        "the answer took longer than a timeout allows",
+        "meshagent explain SOURCE DESTINATION names the timeout and the line that says it",
+        flags=("UT", "DT", "UMSDR"),
+        details=("response_timeout", "upstream_per_try_timeout", "max_duration_timeout", "request_overall_timeout"),
+    ),
+    Reason(
+        "idle",
+        "nothing moved for longer than the idle timeout allows",
+        "meshagent explain SOURCE DESTINATION names the timeout and the line that says it",
+        flags=("SI",),
+        details=("stream_idle_timeout", "idle_timeout"),
+    ),
+    Reason(
+        "no-route",
+        "nothing here leads where the request wants to go",
+        "look at the Host and the path of the request",
+        flags=("NR", "NC"),
+        details=("route_not_found", "cluster_not_found", "filter_chain_not_found"),
+    ),
+    Reason(
+        "app-broke",
+        "the app ended the connection before its answer was whole",
+        "look at the app's log at that time",
+        "destination",
+        flags=("UC", "UR", "LR", "UPE"),
+    ),
+    Reason(
+        "broken",
+        "the connection to the instance ended before the answer was whole",
+        "look at the destination's host at that time: meshagent explain --last SOURCE DESTINATION",
+        "caller",
+        flags=("UC", "UR", "LR", "UPE"),
+    ),
+    Reason(
+        "overloaded",
+        "the proxy itself is at its limits",
+        "meshagent doctor; envoy.max_connections in agent.yaml",
+        flags=("OM",),
+        details=("overload", "envoy_overloaded"),
+    ),
+    Reason("caller-left", "the caller went away before the answer was whole", "look at the caller", flags=("DC",)),
+    Reason(
+        "retries-used-up",
+        "every try that is allowed failed",
+        "look at the destination's answers; retry of the route and retry_budget say how many tries there are",
+        "caller",
+        flags=("URX",),
+    ),
+    Reason(
+        "malformed",
+        "the request is not one that a proxy may pass on",
+        "escaped slashes, underscores in header names and broken HTTP are refused: docs/security.md",
+        flags=("DPE",),
+        statuses=(400, 431),
+    ),
+    Reason(
+        OTHER,
+        "the proxy answered with an error",
+        "look at the details in the line of the access log",
+        statuses=tuple(range(500, 600)),
+    ),
+)
+APP_ERROR = Reason("app-error", "the app itself answered with an error", "look at the app's log at that time")
+# What an intention's refusal is when the policy is at hand.
+FINER: tuple[Reason, ...] = (
+    Reason("no-intention", "no intention names the pair, and the mesh's default is deny", "", family="intention"),
+    Reason("denied", "an intention says deny", "", family="intention"),
+    Reason("l7-rule", "no permission of the intention allows this method and path", "", family="intention"),
+)
+FLAG_WORDS: dict[str, str] = {
+    "DC": "the caller went away",
+    "DI": "a delay was injected",
+    "DPE": "the caller's HTTP is broken",
+    "DT": "the request lasted too long",
+    "FI": "a fault was injected",
+    "IH": "a header's value is not allowed",
+    "LH": "a health check of this proxy failed",
+    "LR": "this proxy reset the stream",
+    "NC": "the cluster is not there",
+    "NFCF": "an extension's configuration is not there",
+    "NR": "no route or filter chain fits",
+    "OM": "this proxy is overloaded",
+    "RL": "a rate limit is reached",
+    "RLSE": "the rate limit service failed",
+    "SI": "nothing moved for too long",
+    "UAEX": "an authorization service said no",
+    "UC": "the other side ended the connection",
+    "UF": "the connection to the other side failed",
+    "UH": "no instance is in service",
+    "UMSDR": "the stream lasted too long",
+    "UO": "a limit of the connection pool is reached",
+    "UPE": "the other side's HTTP is broken",
+    "UR": "the other side reset the stream",
+    "URX": "every try failed",
+    "UT": "the answer took too long",
+}
+
+
+_SAID = frozenset(each.header for each in REASONS)
+_PASSED_ON = frozenset({"URX", "DI"})  # flags of an answer that came from the other side all the same
+
+
+def codes() -> tuple[str, ...]:
+    """Every code that a call may have, in the order of the table."""
+    return tuple(dict.fromkeys(each.code for each in (*REASONS, APP_ERROR, *FINER)))
+
+
+def reason(code: str) -> Reason:
+    """The line of a code; that of `failed` where nobody knows it."""
+    known = {each.code: each for each in reversed((*REASONS, APP_ERROR, *FINER))}
+    return known.get(code, known[OTHER])
+
+
+def flag_words(flags: Iterable[str]) -> tuple[str, ...]:
+    """Envoy's response flags in words; one that is not known stays as it is."""
+    return tuple(FLAG_WORDS.get(flag, flag) for flag in flags)
+
+
+def reason_of(side: str, status: int, flags: Iterable[str], details: str, failure: str = "", said: str = "") -> str:
+    """The code of a logged call, `""` where nothing went wrong.
+
+    `side` is that of the log: inbound, or one of a caller. `status` is 0 for connections. `said`: the code that the answer
+    brought along from another proxy, if any: it knows best, but an app does not speak for its proxy.
+    """
+    where: Where = "caller" if side.startswith(_AT_CALLER) else "destination"
+    held = frozenset(flags)
+    if details == "via_upstream" and status and not held - _PASSED_ON:
+        told = said if where == "caller" and said in _SAID else ""
+        return told or (APP_ERROR.code if status >= 400 else FINE)
+    for each in REASONS:
+        if each.where in ("both", where) and _means(each, status, held, details, failure):
+            return each.code
+    return OTHER if held - _PASSED_ON else FINE
+
+
+def _means(each: Reason, status: int, flags: frozenset[str], details: str, failure: str) -> bool:
+    if each.failure:
+        return any(all(word in f"{failure} {details}" for word in words) for words in each.failure)
+    if not flags.isdisjoint(each.flags) or any(details.startswith(text) for text in each.details):
+        return True
+    return status in each.statuses and details != "direct_response"
