@@ -117,9 +117,8 @@ class Daemon:
             on_event=self._envoy_changed,
         )
         self._host = Host(**config.host.model_dump(), gateways=config.gateways)
-        self.converger = Converger(
-            self._host, Settings(str(data / "access.log"), config.ca.ttl, has_ipv6(), system_roots()), cache_, _now
-        )
+        used = Settings(str(data / "access.log"), config.ca.ttl, has_ipv6(), system_roots(), config.envoy.concurrency)
+        self.converger = Converger(self._host, used, cache_, _now)
         self.roster = Roster(
             data / "services.json",
             config.host.bind,
@@ -261,7 +260,7 @@ class Daemon:
         """Requests, and for TCP connections, that are under way to one service instance."""
         service, instance = each.place
         more = "" if instance == service else rf"\.{instance}"
-        requests = rf"http\.in\.{service}{more}\.downstream_rq_active"
+        requests = rf"http\.in\.{service}{more}(/[^.]+)?\.downstream_rq_active"
         connections = rf"cluster\.app/{service}/{instance}\.upstream_cx_active"
         wanted = requests if each.definition.protocol in HTTP_PROTOCOLS else connections
         return sum((await self.envoy.admin.stats(f"^{wanted}$")).values())

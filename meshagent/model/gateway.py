@@ -60,12 +60,22 @@ class GatewayTls(CertificateFiles):
 
 
 class GatewayListener(Model):
-    """A port that is open to outside: TLS where `tls` says with what, else plain text. More connections are closed."""
+    """A port that is open to outside: TLS where `tls` says with what, else plain text. More connections are closed.
+
+    `http3`: HTTP/3 too, on the UDP port of the same number.
+    """
 
     port: Port
     address: BindAddress = "0.0.0.0"  # noqa: S104 - a gateway is there for everybody
     tls: GatewayTls | None = None
+    http3: bool = False
     max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _encrypts_http3(self) -> Self:
+        if self.http3 and self.tls is None:
+            raise ValueError("http3: is always encrypted, so it needs tls")
+        return self
 
 
 class GatewayRoute(Model):

@@ -27,7 +27,7 @@ _OWN_HEADERS = "x-(envoy-.*|mesh-.*|forwarded-for|real-ip)"
 # And what nobody outside may say at a gateway: who called or how, and that a call is part of a trace.
 _OUTSIDE_HEADERS = "x-(envoy-.*|mesh-.*|forwarded-.*|real-ip|request-id|b3-.*)|forwarded|b3|traceparent|tracestate"
 # As Envoy's guide for the edge has them: a peer that nobody knows holds little memory.
-_STREAMS, _STREAM_WINDOW, _CONNECTION_WINDOW = 100, 64 << 10, 1 << 20
+STREAMS, STREAM_WINDOW, WHOLE_WINDOW = 100, 64 << 10, 1 << 20
 
 
 def inbound_manager(
@@ -85,9 +85,9 @@ def gateway_manager(gateway: str, view: ProxyView, settings: Settings) -> HttpCo
     stat_prefix = f"gateway.{gateway}"
     manager = _manager(stat_prefix, tuple(extra_places(stat_prefix)), _OUTSIDE_HEADERS)
     manager.common_http_protocol_options.headers_with_underscores_action = HttpProtocolOptions.REJECT_REQUEST
-    manager.http2_protocol_options.max_concurrent_streams.value = _STREAMS
-    manager.http2_protocol_options.initial_stream_window_size.value = _STREAM_WINDOW
-    manager.http2_protocol_options.initial_connection_window_size.value = _CONNECTION_WINDOW
+    manager.http2_protocol_options.max_concurrent_streams.value = STREAMS
+    manager.http2_protocol_options.initial_stream_window_size.value = STREAM_WINDOW
+    manager.http2_protocol_options.initial_connection_window_size.value = WHOLE_WINDOW
     _normalise(manager)
     manager.strip_trailing_host_dot = True
     manager.use_remote_address.value = True

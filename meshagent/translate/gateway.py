@@ -18,11 +18,12 @@ from meshagent.model.gateway import Gateway, GatewayListener, GatewayRoute
 from meshagent.model.view import Outbound, ProxyView
 from meshagent.translate.choosing import quoted
 from meshagent.translate.connection import gateway_manager
+from meshagent.translate.quic import speak_http3, take_datagrams, tell_of_http3
 from meshagent.translate.retries import UNREACHED
 from meshagent.translate.routes import add_routes
 from meshagent.translate.secrets import key_pair_name
 from meshagent.translate.settings import Settings, from_ads, pack
-from meshagent.translate.tls import serve_outside
+from meshagent.translate.tls import serve_outside, serve_outside_by_quic
 
 _BUFFER = 32 << 10  # bytes a connection, as Envoy's guide for the edge has it
 _HANDSHAKE_SECONDS = 10
@@ -33,9 +34,9 @@ def gateway_name(gateway: Gateway) -> str:
     return f"gateway/{gateway.name}"
 
 
-def gateway_listener_name(gateway: Gateway, listener: GatewayListener) -> str:
-    """One of its listeners."""
-    return f"gateway/{gateway.name}:{listener.port}"
+def gateway_listener_name(gateway: Gateway, listener: GatewayListener, *, udp: bool = False) -> str:
+    """One of its listeners; that for HTTP/3 with `udp`."""
+    return f"gateway/{gateway.name}:{listener.port}{'/udp' if udp else ''}"
 
 
 def calls_of_gateway(gateway: Gateway, view: ProxyView) -> tuple[Outbound, ...]:
@@ -59,6 +60,8 @@ def gateway_listeners(
         files = shown(each, there)
         if each.tls is None or files:
             yield _listener(gateway, each, files, view, settings)
+            if each.http3:
+                yield _listener(gateway, each, files, view, settings, udp=True)
 
 
 def gateway_routes(gateway: Gateway, calls: Sequence[Outbound]) -> RouteConfiguration:
@@ -78,22 +81,36 @@ def gateway_routes(gateway: Gateway, calls: Sequence[Outbound]) -> RouteConfigur
 
 
 def _listener(
-    gateway: Gateway, asked: GatewayListener, files: tuple[str, ...], view: ProxyView, settings: Settings
+    gateway: Gateway,
+    asked: GatewayListener,
+    files: tuple[str, ...],
+    view: ProxyView,
+    settings: Settings,
+    *,
+    udp: bool = False,
 ) -> Listener:
-    listener = Listener(name=gateway_listener_name(gateway, asked))
+    listener = Listener(name=gateway_listener_name(gateway, asked, udp=udp))
     listener.address.socket_address.address = asked.address
     listener.address.socket_address.port_value = asked.port
     listener.address.socket_address.ipv4_compat = asked.address == "::"
     listener.enable_reuse_port.value = False
+    if udp:
+        take_datagrams(listener, settings, _HANDSHAKE_SECONDS)
     listener.per_connection_buffer_limit_bytes.value = _BUFFER
     chain = listener.filter_chains.add(name=gateway.name)
-    if files:
+    if udp:
+        serve_outside_by_quic(chain.transport_socket, tuple(map(key_pair_name, files)))
+    elif files:
         serve_outside(chain.transport_socket, tuple(map(key_pair_name, files)))
         chain.transport_socket_connect_timeout.FromSeconds(_HANDSHAKE_SECONDS)
     limit = ConnectionLimit(stat_prefix=f"gateway.{gateway.name}.{asked.port}")
     limit.max_connections.value = asked.max_connections
     pack(chain.filters.add(name="envoy.filters.network.connection_limit").typed_config, limit)
     manager = gateway_manager(gateway.name, view, settings)
+    if udp:
+        speak_http3(manager)
+    elif asked.http3:
+        tell_of_http3(manager, asked.port)
     manager.rds.route_config_name = gateway_name(gateway)
     from_ads(manager.rds.config_source)
     pack(chain.filters.add(name="envoy.filters.network.http_connection_manager").typed_config, manager)

@@ -24,12 +24,15 @@ class Settings:
     `ipv6`: whether this host has a loopback address of it.
 
     `system_roots`: the file in which this host keeps the roots that it believes.
+
+    `workers`: Envoy's worker threads.
     """
 
     access_log_path: str
     longest_connection: timedelta = timedelta(hours=1)
     ipv6: bool = True
     system_roots: str = SYSTEM_ROOTS
+    workers: int = 1
 
 
 def from_ads(source: ConfigSource) -> None:

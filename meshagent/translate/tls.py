@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from envoy.config.core.v3.base_pb2 import TransportSocket
+from envoy.extensions.transport_sockets.quic.v3.quic_transport_pb2 import QuicDownstreamTransport
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
     CertificateValidationContext,
     SubjectAltNameMatcher,
@@ -79,14 +80,33 @@ def accept_native(socket: TransportSocket, service: str, domains: Domains, sourc
 
 def serve_outside(socket: TransportSocket, certificates: tuple[str, ...]) -> None:
     """TLS towards outside with these secrets; the name that a client asks for chooses among them, or else the first."""
+    context = _outside(TlsParameters.TLSv1_2, ("h2", "http/1.1"), certificates)
+    _name(socket, context)
+
+
+def serve_outside_by_quic(socket: TransportSocket, certificates: tuple[str, ...]) -> None:
+    """The same for HTTP/3, where there is TLS 1.3 alone.
+
+    What a client sends before the handshake is done (0-RTT) is not taken: whoever recorded it could send it again.
+    """
+    quic = QuicDownstreamTransport()
+    quic.downstream_tls_context.CopyFrom(_outside(TlsParameters.TLSv1_3, ("h3",), certificates))
+    quic.enable_early_data.value = False
+    socket.name = "envoy.transport_sockets.quic"
+    pack(socket.typed_config, quic)
+
+
+def _outside(
+    oldest: TlsParameters.TlsProtocol.ValueType, alpn: tuple[str, ...], certificates: tuple[str, ...]
+) -> DownstreamTlsContext:
     context = DownstreamTlsContext()
     common = context.common_tls_context
-    common.tls_params.tls_minimum_protocol_version = TlsParameters.TLSv1_2
+    common.tls_params.tls_minimum_protocol_version = oldest
     common.tls_params.tls_maximum_protocol_version = TlsParameters.TLSv1_3
-    common.alpn_protocols.extend(("h2", "http/1.1"))
+    common.alpn_protocols.extend(alpn)
     for name in certificates:
         from_ads(common.tls_certificate_sds_secret_configs.add(name=name).sds_config)
-    _name(socket, context)
+    return context
 
 
 def _common(common: CommonTlsContext, service: str, alpn: tuple[str, ...]) -> CertificateValidationContext:

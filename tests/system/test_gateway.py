@@ -21,6 +21,7 @@ from h2.events import DataReceived, ResponseReceived, StreamEnded
 
 from tests.system.apps import HttpApp, get, raw, read_answer
 from tests.system.live import eventually, free_port, live_mesh
+from tests.system.quic import http3
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NAMES = ("web", "api")
@@ -110,7 +111,7 @@ class Front:
         tls = {**self.files("shop.example.org"), "others": [self.files("pay.example.org")]}
         here = {"address": "127.0.0.1"}
         listeners = [
-            {**here, "port": self.tls_port, "tls": tls},
+            {**here, "port": self.tls_port, "tls": tls, "http3": True, "max_connections": 8},
             {**here, "port": self.plain_port, "max_connections": 3},
         ]
         told = [
@@ -188,6 +189,42 @@ async def test_from_outside_host_and_path_lead_to_services_and_intentions_to_the
     assert json.loads(refused.text)["caller"] == "spiffe://mesh.internal/svc/edge"
     assert len(api.seen) == before
     assert (await front.get("shop.example.org")).status == 200
+
+
+async def test_http_3_has_the_same_routes_certificates_rules_and_bounds(fronted):
+    mesh, _, front, _ = fronted
+    assert (await front.get("shop.example.org")).headers["alt-svc"] == f'h3=":{front.tls_port}"; ma=3600'
+    with_host = b"GET / HTTP/1.1\r\nhost: shop.example.org\r\nconnection: close\r\n\r\n"
+    assert b"alt-svc" not in await raw(front.plain_port, with_host)
+    async with http3(front.tls_port, "pay.example.org") as client:
+        answers = [
+            await client.get(*asked)
+            for asked in (("shop.example.org",), ("shop.example.org", "/api/x"), ("shop.example.org", "/x/../api"))
+        ]
+        assert [headers["x-app"] for headers, _ in answers] == ["web", "api", "api"]
+        assert "alt-svc" not in answers[0][0]
+        assert [each.value for each in client.certificate().subject] == ["pay.example.org"]
+        assert (await client.get("else.example.org"))[0][":status"] == "404"
+        assert (await client.get("shop.example.org", "/a%2fb"))[0][":status"] == "400"
+        with pytest.raises(ConnectionResetError):
+            await client.get("shop.example.org", "/", x_y="1")
+        smuggled = dict(line.split(": ", 1) for line in SMUGGLED.split("\r\n") if line)
+        seen = (await client.get("shop.example.org", "/", **smuggled))[1].decode().lower()
+        assert "6.6.6.6" not in seen and "x-mesh-" not in seen and "svc/boss" not in seen and "traceparent" not in seen
+        assert 'forwarded: for="127.0.0.1:' in seen and ";proto=https" in seen
+        await mesh.applied(await mesh.intend("api", edge="deny"))
+        refused, said = await client.get("shop.example.org", "/api/x")
+        assert (refused[":status"], refused["x-mesh-refused"]) == ("403", "intention")
+        assert json.loads(said)["caller"] == "spiffe://mesh.internal/svc/edge"
+
+    async def asks() -> str:
+        async with http3(front.tls_port, "shop.example.org") as client:
+            headers, _ = await asyncio.wait_for(client.get("shop.example.org"), 2)
+            await asyncio.sleep(1)
+            return headers[":status"]
+
+    answered = await asyncio.gather(*(asks() for _ in range(12)), return_exceptions=True)
+    assert 0 < answered.count("200") <= 8 and sum(isinstance(each, TimeoutError) for each in answered) >= 4
 
 
 async def test_certificates_are_chosen_by_name_and_taken_up_when_they_are_replaced(fronted):

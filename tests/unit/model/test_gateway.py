@@ -56,6 +56,12 @@ def test_a_route_that_is_never_reached_is_refused(first, second, reached):
     assert gateway(routes[0], {**routes[1], "hosts": ["pay.example.org"]}).routes
 
 
+def test_http_3_is_only_beside_tls():
+    assert gateway(listeners=[{"port": 8443, "tls": TLS, "http3": True}]).listeners[0].http3
+    with pytest.raises(ValidationError, match="http3: is always encrypted, so it needs tls"):
+        gateway(listeners=[{"port": 8000, "http3": True}])
+
+
 def test_ports_certificates_and_keys_are_told_once():
     with pytest.raises(ValidationError, match="two have the same port"):
         gateway(listeners=[{"port": 1}, {"port": 1, "address": "::"}])
