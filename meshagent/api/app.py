@@ -16,6 +16,7 @@ from meshagent.api.limits import upstream_limits
 from meshagent.api.metrics import metrics_text
 from meshagent.api.requests import logged_requests
 from meshagent.api.status import agent_status, proxy_status, service_rows
+from meshagent.api.traffic import read_traffic
 from meshagent.envoy.process import EnvoyProcess
 from meshagent.errors import InvalidDocument, MeshError, NotFound, PortInUse, Problem, UsageProblem
 from meshagent.model.service import ServiceDefinition
@@ -43,6 +44,7 @@ class Api:
         app.router.add_delete("/v1/services/{name}", self._down)
         app.router.add_put("/v1/services/{name}/ttl", self._ttl)
         app.router.add_post("/v1/leave", self._leave)
+        app.router.add_get("/v1/traffic", self._traffic)
         app.router.add_get("/v1/proxy/status", self._proxy_status)
         app.router.add_get("/v1/proxy/config", self._proxy_config)
         app.router.add_get("/v1/proxy/stats", self._proxy_stats)
@@ -87,6 +89,9 @@ class Api:
         found = self._operations.roster.find(request.match_info["name"], request.query.get("id"))
         self._operations.health.feed(found.place, body.get("status") == "passing", str(body.get("output", "")))
         return web.json_response({"name": found.definition.name, "id": found.definition.instance_id})
+
+    async def _traffic(self, _: web.Request) -> web.Response:
+        return web.json_response(await read_traffic(self._operations, self._envoy))
 
     async def _proxy_status(self, _: web.Request) -> web.Response:
         return web.json_response(await proxy_status(self._operations, self._envoy))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
+from meshagent.envoy.counts import Counts, parse_counts
 from meshagent.errors import EnvoyFailed
 
 _TIMEOUT_SECONDS = 5.0
@@ -47,6 +48,11 @@ class AdminClient:
         text = await self.get(f"/stats?filter={quote(pattern, safe='')}" if pattern else "/stats")
         rows = (line.partition(": ") for line in text.decode().splitlines())
         return {name: int(value) for name, _, value in rows if value.isdigit()}
+
+    async def counts(self, pattern: str) -> Counts:
+        """The same, with the distributions whose names match."""
+        asked = f"/stats?histogram_buckets=cumulative&filter={quote(pattern, safe='')}"
+        return parse_counts((await self.get(asked)).decode())
 
     async def server_info(self) -> dict[str, Any]:
         """Version, state, uptime and options."""

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -117,6 +118,16 @@ def digest_of(arguments: Sequence[str], bootstrap: bytes) -> str:
 def start_time(pid: int) -> int:
     """The start time of a process, zombies too, in clock ticks since boot; 0 when there is none."""
     return _stat(pid)[1]
+
+
+def started_at(pid: int) -> datetime | None:
+    """When a process was started, to the second; None when there is none."""
+    ticks = start_time(pid)
+    if not ticks:
+        return None
+    lines = Path("/proc/stat").read_text().splitlines()
+    booted = next(int(line.split()[1]) for line in lines if line.startswith("btime "))
+    return datetime.fromtimestamp(booted + ticks // os.sysconf("SC_CLK_TCK"), UTC)
 
 
 def _stat(pid: int) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from meshagent.translate.accesslog import access_log
 from meshagent.translate.admission import add_limit, admission_filters
 from meshagent.translate.clusters import app_cluster_name
 from meshagent.translate.connection import explain_limits, inbound_manager
+from meshagent.translate.counting import inbound_prefix
 from meshagent.translate.natives import Natives, natives
 from meshagent.translate.rbac import bytes_rbac_name, plain_rbac_name, rbac_name, rules_by_ecds
 from meshagent.translate.retries import UNREACHED, safe_retries
@@ -31,12 +32,6 @@ _EARLY_BYTES = 65536  # kept while the app is being connected to
 def inbound_listener_name(port: int) -> str:
     """The listener of an mTLS port."""
     return f"in/{port}"
-
-
-def inbound_stat_prefix(inbound: Inbound) -> str:
-    """Under which Envoy counts an instance's requests and connections."""
-    more = "" if inbound.instance == inbound.service else f".{inbound.instance}"
-    return f"in.{inbound.service}{more}"
 
 
 def plain_listener_name(inbound: Inbound) -> str:
@@ -65,7 +60,8 @@ def plain_listener(inbound: Inbound, view: ProxyView, settings: Settings) -> Lis
     """The plain-text listener of a permissive service. Who comes here is a stranger to every intention."""
     listener = _listener(plain_listener_name(inbound), view.address, inbound.plain_port)
     chain = listener.filter_chains.add(name=f"{inbound.service}/plain")
-    _filters(chain, inbound, plain_rbac_name(inbound.service), view, settings, closed=False)
+    rules = plain_rbac_name(inbound.service)
+    _filters(chain, inbound, rules, view, settings, inbound_prefix(inbound), closed=False)
     return listener
 
 
@@ -104,7 +100,8 @@ def _mtls_chain(
     # A server that speaks first would be heard before the RBAC filter sees a byte of the caller: so a chain in which
     # nobody is allowed leads nowhere.
     closed = source in inbound.shut_out if source else not inbound.default_open
-    _filters(chain, inbound, rbac_name(inbound.service), view, settings, closed=closed)
+    counted = inbound_prefix(inbound, source or "")
+    _filters(chain, inbound, rbac_name(inbound.service), view, settings, counted, closed=closed)
 
 
 def _bytes_chain(chain: FilterChain, inbound: Inbound, allowed: Chain, view: ProxyView, settings: Settings) -> None:
@@ -116,7 +113,8 @@ def _bytes_chain(chain: FilterChain, inbound: Inbound, allowed: Chain, view: Pro
         chain.metadata.filter_metadata["meshagent"].fields["cut"].number_value = allowed.cut
     accept_from(chain.transport_socket, inbound.service, view.domains, allowed.source, (BYTES,))
     longest = settings.longest_connection  # as for requests: it does not outlive the certificate that it was made with
-    _bytes_filters(chain, inbound, bytes_rbac_name(inbound.service), view, settings, longest=longest)
+    rules, counted = bytes_rbac_name(inbound.service), inbound_prefix(inbound, allowed.source)
+    _bytes_filters(chain, inbound, rules, view, settings, counted, longest=longest)
 
 
 def _native_chain(chain: FilterChain, inbound: Inbound, callers: Natives, view: ProxyView, settings: Settings) -> None:
@@ -124,20 +122,19 @@ def _native_chain(chain: FilterChain, inbound: Inbound, callers: Natives, view: 
     chain.name = f"{inbound.service}/native"
     chain.metadata.filter_metadata["meshagent"].fields["rules"].string_value = callers.rules
     accept_native(chain.transport_socket, inbound.service, view.domains, callers.sources)
-    _filters(chain, inbound, rbac_name(inbound.service), view, settings, closed=False)
+    rules = rbac_name(inbound.service)
+    _filters(chain, inbound, rules, view, settings, inbound_prefix(inbound), closed=False)
 
 
 def _filters(
-    chain: FilterChain, inbound: Inbound, rbac: str, view: ProxyView, settings: Settings, *, closed: bool
+    chain: FilterChain, inbound: Inbound, rbac: str, view: ProxyView, settings: Settings, counted: str, *, closed: bool
 ) -> None:
     log = inbound.access_log or view.access_log
     if inbound.protocol in HTTP_PROTOCOLS:
         http_guard = HttpFilter(name=rbac)
         rules_by_ecds(http_guard.config_discovery, inbound.protocol)
         filters = [http_guard, *admission_filters(inbound)]
-        manager = inbound_manager(
-            inbound.service, inbound_stat_prefix(inbound), log, settings, filters, traced=bool(inbound.sampling)
-        )
+        manager = inbound_manager(inbound.service, counted, log, settings, filters, traced=bool(inbound.sampling))
         if inbound.sampling:
             tags = {"service": inbound.service, "instance": inbound.instance, "host": view.host}
             trace(manager, view.tracing, inbound.sampling, inbound.service, tags)
@@ -149,7 +146,7 @@ def _filters(
             _route_to_app(manager.route_config, inbound)
         pack(chain.filters.add(name="envoy.filters.network.http_connection_manager").typed_config, manager)
         return
-    _bytes_filters(chain, inbound, rbac, view, settings, closed=closed)
+    _bytes_filters(chain, inbound, rbac, view, settings, counted, closed=closed)
 
 
 def _bytes_filters(
@@ -158,13 +155,14 @@ def _bytes_filters(
     rbac: str,
     view: ProxyView,
     settings: Settings,
+    counted: str,
     *,
     closed: bool = False,
     longest: timedelta | None = None,
 ) -> None:
     guard = chain.filters.add(name=rbac)
     rules_by_ecds(guard.config_discovery, "tcp")
-    proxy = tcp_forward(inbound_stat_prefix(inbound), NOWHERE if closed else app_cluster_name(inbound))
+    proxy = tcp_forward(counted, NOWHERE if closed else app_cluster_name(inbound))
     proxy.upstream_connect_mode = UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE  # a stranger costs the app nothing
     proxy.max_early_data_bytes.value = _EARLY_BYTES
     log = inbound.access_log or view.access_log

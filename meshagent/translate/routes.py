@@ -28,6 +28,7 @@ from meshagent.model.view import Endpoint, Outbound, ProxyView, Way
 from meshagent.translate.accesslog import MARKED, access_log, log_mark
 from meshagent.translate.choosing import choose_by
 from meshagent.translate.clusters import plain_name, upstream_name
+from meshagent.translate.counting import outbound_prefix, rule_name
 from meshagent.translate.extras import add_extras, set_percent
 from meshagent.translate.failover import lead_name, part_of, services_of, tries_in_place
 from meshagent.translate.retries import UNREACHED, hedged, onward, retried, safe_retries
@@ -71,7 +72,7 @@ def add_routes(host: VirtualHost, outbound: Outbound) -> None:
 
 def outbound_proxy(outbound: Outbound, view: ProxyView, settings: Settings) -> TypedExtensionConfig:
     """What connections do of which only bytes are seen. A change is for new ones; those that are open go on."""
-    prefix = f"out.{outbound.source}.{outbound.upstream}"
+    prefix = outbound_prefix(outbound)
     way = outbound.ways[0] if outbound.ways else None
     weighed = _weighed((way.to or (_ITSELF,)) if way else (_ITSELF,), outbound)
     places = tuple(each for each in weighed if each.weight)
@@ -101,7 +102,7 @@ def outbound_proxy(outbound: Outbound, view: ProxyView, settings: Settings) -> T
 
 def _add(route: Route, way: Way, outbound: Outbound) -> None:
     rule = way.rule
-    route.name = rule.name or f"rule {way.index}"
+    route.name = rule_name(rule, way.index)
     choose_by(route.match, rule.match)
     if rule.redirect:
         _redirect(route.redirect, rule, rule.redirect)
@@ -116,7 +117,7 @@ def _add(route: Route, way: Way, outbound: Outbound) -> None:
         route.metadata.filter_metadata[MARKED]["log"] = log_mark(rule.access_log)
     if outbound.traced and outbound.traffic.tracing:
         trace_route(route, route.name, (rule.tracing or outbound.traffic.tracing).sampling)
-    add_extras(route, rule, f"out.{outbound.source}.{outbound.upstream}")
+    add_extras(route, rule, outbound_prefix(outbound))
 
 
 def _forward(action: RouteAction, rule: RouteRule, targets: tuple[Target, ...], outbound: Outbound) -> None:

@@ -336,7 +336,7 @@ async def test_envoys_statistics_are_kept_that_people_and_drain_need(host: Host)
             "server.live",
         }
         assert wanted <= stats.keys()
-        assert "http.in.web.downstream_cx_rx_bytes_total" not in stats
+        assert "http.in.web.downstream_cx_protocol_error" not in stats
         assert (await agent.admin.server_info())["state"] == "LIVE"
         assert b"in.web" in await agent.admin.config_dump()
         assert "certificates" in await agent.admin.certs()

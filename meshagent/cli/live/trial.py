@@ -226,4 +226,4 @@ async def _connected(
 async def _taken(mesh: ScratchMesh, services: set[str]) -> int:
     """How many connections the proxies of these services have taken so far."""
     names = "|".join(sorted(services))
-    return sum((await mesh.stats(rf"^tcp\.in\.({names})(\..+)?\.downstream_cx_total$")).values())
+    return sum((await mesh.stats(rf"^tcp\.in\.({names})([./].+)?\.downstream_cx_total$")).values())

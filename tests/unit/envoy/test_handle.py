@@ -9,11 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from meshagent.envoy.handle import Handle, digest_of, load_handle, save_handle, serving, start_time
+from meshagent.envoy.handle import Handle, digest_of, load_handle, save_handle, serving, start_time, started_at
 from meshagent.private import write_private
 from tests.unit.envoy.fake_admin import OK, fake_admin
 
@@ -155,3 +156,9 @@ async def test_what_it_was_started_with_is_read_from_its_command_line_and_file()
         finally:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+
+
+def test_when_a_process_was_started_is_told_to_the_second() -> None:
+    began = started_at(os.getpid())
+    assert began is not None and timedelta() <= datetime.now(UTC) - began < timedelta(days=1)
+    assert started_at(1 << 30) is None
