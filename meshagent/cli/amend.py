@@ -6,6 +6,7 @@ everything means "and the rest as before": the rest is then written out behind t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,6 +27,7 @@ class Wish:
     http: HttpMatch | None = None
     expires_at: datetime | None = None
     reason: str = ""
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +51,21 @@ def amended(wish: Wish, held: IntentionSource | None, decides: Rule | None, defa
 def placed(document: Intention | None, destination: str, source: IntentionSource) -> Intention:
     """The destination's document with this source's intention, in its old place where it had one."""
     sources = document.sources if document else ()
-    if all(each.name != source.name for each in sources):
+    if all(each.part != source.part for each in sources):
         return Intention(name=destination, sources=(*sources, source))
-    return Intention(name=destination, sources=tuple(source if each.name == source.name else each for each in sources))
+    return Intention(name=destination, sources=tuple(source if each.part == source.part else each for each in sources))
 
 
-def without(document: Intention, source: str) -> Intention | None:
-    """The document without a source; None when none is left."""
-    sources = tuple(each for each in document.sources if each.name != source)
+def without(document: Intention, gone: Collection[str]) -> Intention | None:
+    """The document without these parts of it; None when none is left."""
+    sources = tuple(each for each in document.sources if each.part not in gone)
     return Intention(name=document.name, sources=sources) if sources else None
 
 
 def _whole(wish: Wish, held: IntentionSource | None) -> Amended:
-    source = IntentionSource(name=wish.source, action=wish.action, expires_at=wish.expires_at, reason=wish.reason)
+    source = IntentionSource(
+        name=wish.source, action=wish.action, expires_at=wish.expires_at, reason=wish.reason, shadow=wish.shadow
+    )
     if held is None or not held.permissions:
         return Amended(source)
     were = "; ".join(permission_words(each) for each in held.permissions)
@@ -87,6 +91,7 @@ def _part(wish: Wish, http: HttpMatch, held: IntentionSource | None, decides: Ru
         ),
         expires_at=wish.expires_at or (held.expires_at if held else None),
         reason=wish.reason or (held.reason if held else ""),
+        shadow=wish.shadow,
     )
     return Amended(source, tuple(each for each in (note, _ends(pair, held, source)) if each))
 

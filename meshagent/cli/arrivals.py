@@ -17,7 +17,7 @@ from meshagent.model.route import Target
 from meshagent.model.view import Outbound, Way
 from meshagent.model.world import World
 from meshagent.policy.carriage import sees_requests
-from meshagent.policy.explain import Outcome, Verdict, explain
+from meshagent.policy.explain import Outcome, Verdict, doubted, explain
 from meshagent.policy.precedence import guard
 from meshagent.policy.request import Request
 from meshagent.policy.resolve import judged_protocol, known_protocol, outbound_of
@@ -38,6 +38,7 @@ class Arrival:
     percent: float
     verdict: Verdict
     zones: frozenset[str] = frozenset()
+    doubt: Verdict | None = None  # how shadow would refuse what passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ def came_of(
     found = journey(outbound, request)
     if found.undecided:
         names = sorted(_possible(outbound.ways, destination))
-        places = (Arrival(name, None, 0.0, _verdict(world, outbound, name, None, now)) for name in names)
+        judged = ((name, *_verdicts(world, outbound, name, None, now)) for name in names)
+        places = (Arrival(name, None, 0.0, verdict, doubt=doubt) for name, verdict, doubt in judged)
         return Came(protocol, None, tuple(places), undecided=True)
     total = sum(target.weight for target, _ in found.targets) or 1
     zones: dict[str, set[str]] = {}
@@ -97,11 +99,13 @@ def came_of(
             service,
             target.subset,
             100 * target.weight / total,
-            _verdict(world, outbound, service, sent, now),
+            verdict,
             frozenset(zones.get(service, ())),
+            doubt,
         )
         for target, sent in found.targets
         for service in (target.service or destination,)
+        for verdict, doubt in (_verdicts(world, outbound, service, sent, now),)
     )
     return Came(protocol, found.way, tuple(arrivals))
 
@@ -117,6 +121,10 @@ def _possible(ways: Iterable[Way], destination: str) -> set[str]:
     return found | {destination}
 
 
-def _verdict(world: World, outbound: Outbound, service: str, request: Request | None, now: datetime) -> Verdict:
+def _verdicts(
+    world: World, outbound: Outbound, service: str, request: Request | None, now: datetime
+) -> tuple[Verdict, Verdict | None]:
+    """What holds, and how shadow would refuse it."""
     judged = guard(service, judged_protocol(world, service), world.mesh, world.intentions, now)
-    return explain(judged, outbound.source, request if sees_requests(world, outbound, judged) else None)
+    seen = request if sees_requests(world, outbound, judged) else None
+    return explain(judged, outbound.source, seen), doubted(judged, outbound.source, seen)

@@ -22,7 +22,7 @@ from meshagent.policy.request import Request
 
 DEFAULT_RULE = "mesh/default_action"
 _TOLERANCE = 0.05  # percent: shares are written with one digit behind the point
-_NEED = ("expect", "rule", "route", "goes_to", "respond", "redirect")
+_NEED = ("expect", "shadow", "rule", "route", "goes_to", "respond", "redirect")
 
 
 class CaseInstance(Model):
@@ -73,7 +73,8 @@ class Destination(Model):
 class Case(Model):
     """A call and what is expected. Without a request: of the call as such, whatever is asked.
 
-    `rule`: the intention that decides. `route`: the deciding rule of the route by name or number, or `none`.
+    `shadow`: what would become of it, were all that is said in shadow in force. `rule`: the intention that decides.
+    `route`: the deciding rule of the route by name or number, or `none`.
     """
 
     name: str = ""
@@ -83,6 +84,7 @@ class Case(Model):
     region: Region | None = None
     zone: Region | None = None
     expect: Literal["allowed", "denied"] | None = None
+    shadow: Literal["allowed", "denied"] | None = None
     rule: str | None = None
     route: str | Annotated[int, Field(strict=True, ge=0)] | None = None
     goes_to: tuple[Destination, ...] = ()
@@ -93,7 +95,7 @@ class Case(Model):
     def _expects_something(self) -> Self:
         if all(getattr(self, name) in (None, ()) for name in _NEED):
             raise ValueError(f"expects nothing: it needs one of {', '.join(_NEED)}")
-        if (self.respond or self.redirect) and (self.expect or self.rule or self.goes_to):
+        if (self.respond or self.redirect) and (self.expect or self.shadow or self.rule or self.goes_to):
             raise ValueError("respond and redirect are the caller's own proxy's: no intention is asked then")
         if len({(each.service or self.destination, each.subset) for each in self.goes_to}) < len(self.goes_to):
             raise ValueError("goes_to: names a place twice")
@@ -195,6 +197,8 @@ def _misses(case: Case, came: Came) -> Iterator[Miss]:
     end = {"allow": "allowed", "deny": "denied", "malformed": "denied", "depends": "it depends on the request"}
     if case.expect and end.get(came.end) != case.expect:
         yield Miss("expect", case.expect, end.get(came.end, _other_end(came)))
+    if case.shadow and (would := _in_shadow(came)) != case.shadow:
+        yield Miss("shadow", case.shadow, would)
     rules = dict.fromkeys(_rule(arrival) for arrival in came.arrivals)
     if case.rule is not None and list(rules) != [case.rule]:
         yield Miss("rule", case.rule, " and ".join(rules) or _other_end(came))
@@ -206,6 +210,13 @@ def _misses(case: Case, came: Came) -> Iterator[Miss]:
         wanted, status = getattr(case, field), _status(came.way, field)
         if wanted is not None and wanted != status:
             yield Miss(field, str(wanted), str(status or _places(came, case) or _other_end(came)))
+
+
+def _in_shadow(came: Came) -> str:
+    """What every place would say, were all that is said in shadow in force."""
+    told = {"allow": "allowed", "deny": "denied", "malformed": "denied", "depends": "it depends on the request"}
+    ends = sorted({told[(arrival.doubt or arrival.verdict).outcome] for arrival in came.arrivals})
+    return ends[0] if len(ends) == 1 else " and ".join(ends) or _other_end(came)
 
 
 def _rule(arrival: Arrival) -> str:
@@ -297,3 +308,5 @@ def _why(case: Case, came: Came) -> Iterator[str]:
         yield f"rule {_way_name(came)} of route {case.destination} decides the way ({came.way.origin})"
     for why in dict.fromkeys((arrival.service, arrival.verdict.why) for arrival in came.arrivals):
         yield why[1] if why[0] == case.destination else f"at {why[0]}: {why[1]}"
+    for doubt in dict.fromkeys(arrival.doubt.why for arrival in came.arrivals if arrival.doubt):
+        yield f"in shadow: {doubt}"

@@ -15,7 +15,7 @@ from meshagent.cli.gateway_checks import gateway_errors, led_services
 from meshagent.cli.mesh import Seen, spoken
 from meshagent.cli.reading import Written, finding, name_of
 from meshagent.cli.route_checks import named_services, never_reached, route_errors
-from meshagent.cli.soundness import case_gap, l7_problem, unknown_service
+from meshagent.cli.soundness import case_gap, l7_problem, open_by_default, unknown_service
 from meshagent.errors import Problem
 from meshagent.model.gateway import Gateway
 from meshagent.model.intention import Intention
@@ -43,11 +43,6 @@ def trust_domain_problem(mesh: Mesh, held: str) -> str:
     if "trust_domain" not in mesh.model_fields_set:
         return f"left out means {mesh.trust_domain}, but this mesh is {held}: {why}. Write trust_domain: {held}"
     return f"is {held} in this mesh and cannot become {mesh.trust_domain}: {why}. Set up another mesh for it"
-
-
-def default_allow(mesh: Mesh) -> str:
-    """A warning about a mesh that is open by default."""
-    return "allow lets every call through that no intention names" if mesh.default_action == "allow" else ""
 
 
 def findings(written: Sequence[Written], deleted: Collection[Name], before: Seen) -> Findings:
@@ -113,7 +108,7 @@ def _l7_errors(
 
 def _mesh_warnings(written: Sequence[Written]) -> Iterator[Problem]:
     for each in written:
-        if isinstance(each.document, Mesh) and (words := default_allow(each.document)):
+        if isinstance(each.document, Mesh) and (words := open_by_default(each.document)):
             yield finding(each, words, "default_action")
 
 

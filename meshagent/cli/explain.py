@@ -53,7 +53,8 @@ async def check(
 ) -> int:
     """Whether SOURCE may call DESTINATION: exit code 0 yes, 5 no.
 
-    Where permissions decide by request and none is given, the answer is no: not every request is allowed.
+    Where permissions decide by request and none is given, the answer is no: not every request is allowed. What is in
+    shadow decides nothing: the answer says what it would refuse.
 
     \b
     Example:  meshagent intention check web payments --method POST --path /reports
@@ -176,9 +177,9 @@ def answer_of(
     )
     outbound = outbound_of(world, source, destination, region, zone)
     way = journey(outbound, request)
-    judge, arrives, verdict = _judged(seen, outbound, way, (Target(service=destination), request))
+    judge, arrives, verdict, doubt = _judged(seen, outbound, way, (Target(service=destination), request))
     default = _default_origin(seen)
-    data = verdict_data(source, destination, request, verdict, default)
+    data = verdict_data(source, destination, request, verdict, default, doubt)
     data |= {"protocol": protocol, "revision": seen.revision, "route": way_data(way, destination), "judge": judge}
     data["failover"] = failover_data(way)
     lines = [verdict_words(data, verdict.rule, default), way_words(way, destination), failover_words(way)]
@@ -200,16 +201,20 @@ def answer_of(
 
 def _judged(
     seen: Seen, outbound: Outbound, way: Journey, itself: tuple[Target, Request | None]
-) -> tuple[str, Request | None, verdicts.Verdict]:
-    """Who judges the call, as what, and how: the first target that refuses it, else the first of all."""
+) -> tuple[str, Request | None, verdicts.Verdict, verdicts.Verdict | None]:
+    """Who judges the call, as what, how, and how in shadow: the first target that refuses it, else the first of all.
+
+    What is refused in shadow alone counts where nothing is refused.
+    """
     judged = []
     for target, request in way.targets or (itself,):
         name = target.service or ""
         guard = seen.guard(name, now_utc())
         looked_at = request if sees_requests(seen.world(), outbound, guard) else None
         verdict = verdicts.explain(guard, outbound.source, looked_at)
-        judged.append((name, request, verdict))
-    return next((each for each in judged if not each[2].allowed), judged[0])
+        judged.append((name, request, verdict, verdicts.doubted(guard, outbound.source, looked_at)))
+    doubtful = next((each for each in judged if each[3]), judged[0])
+    return next((each for each in judged if not each[2].allowed), doubtful)
 
 
 def _request(method: str | None, path: str | None, headers: tuple[tuple[str, str], ...]) -> Request | None:

@@ -50,7 +50,7 @@ _JOIN = Checked("join", _join)
 @click.option("--trust-domain", metavar="NAME", help="Whose identities these are; never changed later.")
 @click.option(
     "--default-action",
-    type=click.Choice(["deny", "allow"]),
+    type=click.Choice(["deny", "shadow-deny", "allow"]),
     default="deny",
     show_default=True,
     help="What holds for a call that no intention names.",

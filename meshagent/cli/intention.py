@@ -26,6 +26,7 @@ from meshagent.model.kinds import Document
 from meshagent.model.names import ANY
 from meshagent.model.view import Rule
 from meshagent.model.world import Origin, Stated
+from meshagent.policy.explain import default_words
 from meshagent.policy.precedence import guard
 from meshagent.state.changes import Documents, Name
 
@@ -72,6 +73,7 @@ class _Given:
     lasting: timedelta | None
     expires_at: datetime | None
     reason: str
+    shadow: bool = False
 
 
 def _wish_options(function: Function) -> Function:
@@ -113,12 +115,14 @@ async def allow(session: Session, source: str, destination: str, **given: Any) -
 
 
 @click.command()
+@click.option("--shadow", is_flag=True, help="Refuse nothing: count and log what would be refused.")
 @_wish_options
 @awaited
 async def deny(session: Session, source: str, destination: str, **given: Any) -> int:
     """Refuse SOURCE at DESTINATION (* is any). Connections that it has open there end.
 
-    With --path, --method or --header only such requests are refused, and everything else stays as it is.
+    With --path, --method or --header only such requests are refused, and everything else stays as it is. With --shadow
+    nothing changes for calls, and what is in force for the pair stays in force.
 
     \b
     Example:  meshagent intention deny web payments --path /admin --ignore-case
@@ -127,13 +131,14 @@ async def deny(session: Session, source: str, destination: str, **given: Any) ->
 
 
 @click.command()
+@click.option("--shadow", is_flag=True, help="Only what is in shadow.")
 @click.argument("source", type=SERVICE_OR_ANY)
 @click.argument("destination", type=SERVICE_OR_ANY)
 @mesh_options("store", "config", "output", "wait", "timeout")
 @click.pass_obj
 @awaited
-async def delete(session: Session, source: str, destination: str) -> int:
-    """Take back what was said of SOURCE and DESTINATION: the next rule decides.
+async def delete(session: Session, source: str, destination: str, *, shadow: bool) -> int:
+    """Take back what was said of SOURCE and DESTINATION, in force and in shadow: the next rule decides.
 
     \b
     Example:  meshagent intention delete web payments
@@ -143,7 +148,7 @@ async def delete(session: Session, source: str, destination: str) -> int:
         _require_readable(await mesh.read(), destination)
 
         def edit(documents: Documents) -> Edited:
-            return {name: _without(documents.get(name), source, destination)}
+            return {name: _without(documents.get(name), source, destination, shadow=shadow)}
 
         outcome = await commit(mesh, edit, author(now))
         left = _deciding(await mesh.read(), source, destination, now)
@@ -184,14 +189,16 @@ class _Edits:
         wish, name = self.wish, ("intention", self.wish.destination)
         stated = documents.get(name)
         document = _intention(stated)
-        held = document.source(wish.source) if document else None
+        held = document.source(wish.source, shadow=wish.shadow) if document else None
         if held is not None and held.expires_at is not None and held.expires_at <= self._now:
             held = None
         world = replace(self._seen, documents=documents).world()
         rules = guard(wish.destination, "http", world.mesh, world.intentions, self._now)
+        if wish.shadow and rules.shadow:
+            rules = rules.shadow
         made = amended(wish, held, rules.rule_for(wish.source), rules.default)
         self.source, self.notes = made.source, made.notes
-        origins = {**(stated.origins if stated else {"": self._origin}), wish.source: self._origin}
+        origins = {**(stated.origins if stated else {"": self._origin}), made.source.part: self._origin}
         self.stated = Stated(placed(document, wish.destination, made.source), origins)
         return {name: Stated(self.stated.thing, origins)}
 
@@ -202,7 +209,7 @@ def _wish(action: Action, source: str, destination: str, given: _Given, now: dat
     expires_at = now + given.lasting if given.lasting else given.expires_at
     if expires_at and expires_at <= now:
         raise misuse(f"--expires-at {expires_at.isoformat()} is over already")
-    return Wish(source, destination, action, _http_match(given), expires_at, given.reason)
+    return Wish(source, destination, action, _http_match(given), expires_at, given.reason, given.shadow)
 
 
 def _http_match(given: _Given) -> HttpMatch | None:
@@ -262,20 +269,24 @@ def _tell(edits: _Edits, seen: Seen) -> None:
 
 def _words(wish: Wish, source: IntentionSource, revision: int, *, changed: bool) -> str:
     until = f", until {moment(source.expires_at)}" if source.expires_at else ""
-    what = action_words(source.action, source.permissions)
+    what = action_words(source.action, source.permissions) + (", in shadow" if source.shadow else "")
     return f"{wish.source} -> {wish.destination}: {what}{until} ({'' if changed else 'unchanged, '}revision {revision})"
 
 
-def _without(stated: Stated[Document] | None, source: str, destination: str) -> Stated[Document] | None:
+def _without(
+    stated: Stated[Document] | None, source: str, destination: str, *, shadow: bool
+) -> Stated[Document] | None:
     document = _intention(stated)
-    if stated is None or document is None or document.source(source) is None:
-        known = [each.name for each in document.sources] if document else []
+    held = [each for each in document.sources if each.shadow or not shadow] if document else []
+    gone = {each.part for each in held if each.name == source}
+    if stated is None or document is None or not gone:
+        known = [each.name for each in held]
         raise NotFound(
-            f"there is no intention {source} -> {destination}.{did_you_mean(source, known)}",
+            f"there is no intention {source} -> {destination}{' in shadow' if shadow else ''}.{did_you_mean(source, known)}",
             next_step=f"meshagent intention list --destination {quote(destination)}",
         )
-    left = without(document, source)
-    origins = {part: origin for part, origin in stated.origins.items() if part != source}
+    left = without(document, gone)
+    origins = {part: origin for part, origin in stated.origins.items() if part not in gone}
     return Stated(left, origins) if left else None
 
 
@@ -283,7 +294,7 @@ def _deciding(seen: Seen, source: str, destination: str, now: datetime) -> str:
     rules = seen.guard(destination, now)
     rule: Rule | None = rules.rule_for(source)
     if rule is None:
-        return f"the mesh's default decides: {rules.default}"
+        return f"the mesh's default decides: {default_words(rules)}"
     return f"{rule.id} decides: {action_words(rule.action, rule.permissions)}"
 
 

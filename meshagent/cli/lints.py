@@ -10,7 +10,7 @@ from meshagent.cli import external_checks, failover_checks, gateway_checks, rout
 from meshagent.cli.mesh import Seen, spoken
 from meshagent.cli.reading import Written, finding, name_of
 from meshagent.cli.route_checks import named_services
-from meshagent.cli.soundness import case_gap, unknown_service
+from meshagent.cli.soundness import case_gap, open_by_default, unknown_service
 from meshagent.errors import Problem
 from meshagent.model.gateway import Gateway
 from meshagent.model.intention import Intention, IntentionSource
@@ -78,8 +78,8 @@ def lints(written: Sequence[Written], seen: Seen, now: datetime) -> tuple[Lint, 
 
 
 def _open_by_default(written: Written, _: Around) -> Iterator[Problem]:
-    if isinstance(written.document, Mesh) and written.document.default_action == "allow":
-        yield finding(written, "allow lets every call through that no intention names", "default_action")
+    if isinstance(written.document, Mesh) and (words := open_by_default(written.document)):
+        yield finding(written, words, "default_action")
 
 
 def _case_gap(written: Written, _: Around) -> Iterator[Problem]:

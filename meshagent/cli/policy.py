@@ -267,12 +267,12 @@ def _difference(old: Document, new: Document) -> str:
     """` (+reporting -batch ~web)`: the sources of an intention that came, went and changed."""
     if not isinstance(old, Intention) or not isinstance(new, Intention):
         return ""
-    names = dict.fromkeys(source.name for source in (*new.sources, *old.sources))
-    marks = []
-    for name in names:
-        before, after = old.source(name), new.source(name)
-        if before != after:
-            marks.append(f"{'+' if before is None else '-' if after is None else '~'}{name}")
+    before, after = ({source.part: source for source in each.sources} for each in (old, new))
+    marks = [
+        f"{'+' if part not in before else '-' if part not in after else '~'}{part}"
+        for part in dict.fromkeys((*after, *before))
+        if before.get(part) != after.get(part)
+    ]
     return f" ({' '.join(marks)})" if marks else ""
 
 

@@ -180,7 +180,8 @@ def _effect(effect: Effect) -> Data:
         "source": effect.source,
         "destination": effect.destination,
         "turn": effect.turn,
-        "words": f"{words}{how}",
+        "shadow": effect.shadow,
+        "words": f"{'in shadow: ' if effect.shadow else ''}{words}{how}",
         "rule": rule.id if rule else "mesh/default_action",
     }
 

@@ -81,7 +81,7 @@ def stated(written: Written, by: Author) -> Stated[Document]:
     origins = {"": _origin(written, by)}
     if isinstance(written.document, Intention):
         for index, source in enumerate(written.document.sources):
-            origins[source.name] = _origin(written, by, "sources", index)
+            origins[source.part] = _origin(written, by, "sources", index)
     elif isinstance(written.document, Route):
         for index in range(len(written.document.rules)):
             origins[str(index)] = _origin(written, by, "rules", index)

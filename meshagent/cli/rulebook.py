@@ -76,7 +76,7 @@ def _rows(seen: Seen, now: datetime) -> Iterator[Data]:
         stated = intentions[destination]
         if stated.broken:
             continue
-        for source in sorted(stated.thing.sources, key=lambda each: (each.name == ANY, each.name)):
+        for source in sorted(stated.thing.sources, key=lambda each: (each.name == ANY, each.name, each.shadow)):
             yield intention_row(destination, source, stated, now)
 
 
@@ -105,13 +105,15 @@ def _rule_cells(row: Data) -> list[object]:
 
 def _show_one(session: Session, seen: Seen, source: str, destination: str) -> None:
     stated = seen.world().intentions.get(destination)
-    held = stated.thing.source(source) if stated and not stated.broken else None
-    if stated is None or held is None:
+    every = stated.thing.sources if stated and not stated.broken else ()
+    found = [each for each in every if each.name == source]
+    if stated is None or not found:
         known = [each.name for each in stated.thing.sources] if stated and not stated.broken else []
         raise NotFound(
             f"there is no intention {source} -> {destination}.{did_you_mean(source, known)}",
             next_step=f"meshagent intention check {quote(source)} {quote(destination)} says what decides",
         )
-    row = intention_row(destination, held, stated, now_utc())
+    rows = [intention_row(destination, each, stated, now_utc()) for each in found]
     titles = ("source", "destination", "action", "ends", "reason", "from")
-    show(row, session.form(), *(f"{title:<12} {each}" for title, each in zip(titles, _cells(row), strict=True) if each))
+    told = ((title, each) for row in rows for title, each in zip(titles, _cells(row), strict=True) if each)
+    show(rows[0] if len(rows) == 1 else rows, session.form(), *(f"{title:<12} {each}" for title, each in told))

@@ -26,12 +26,25 @@ def intention_row(destination: str, source: IntentionSource, stated: Stated[Any]
         "expires_at": moment(expires),
         "expired": expires is not None and expires <= now,
         "reason": source.reason,
-        "origin": origin_data(stated.origin(source.name)),
+        "shadow": source.shadow,
+        "origin": origin_data(stated.origin(source.part)),
     }
 
 
 def rule_rows(guard: Guard, origin: Origin) -> list[Data]:
-    """The rules of a destination in the order in which they are asked; the last one is the mesh's default."""
+    """The rules of a destination in the order in which they are asked; the last one is the mesh's default.
+
+    Behind them, those that are in shadow, each with the place at which it would be asked.
+    """
+    rows = _in_order(guard, origin)
+    if guard.shadow is None:
+        return rows
+    asked = [{**row, "order": 0} for row in rows]
+    would = _in_order(guard.shadow, origin)
+    return [*rows, *({**row, "shadow": True} for row in would if {**row, "order": 0} not in asked)]
+
+
+def _in_order(guard: Guard, origin: Origin) -> list[Data]:
     rows = [_rule_row(guard, rule) for rule in guard.rules]
     if not any(rule.source == "*" for rule in guard.rules):
         default = _row("*", guard.destination, "mesh/default_action", guard.default, (), "", origin)
@@ -39,8 +52,15 @@ def rule_rows(guard: Guard, origin: Origin) -> list[Data]:
     return [{"order": order, **row} for order, row in enumerate(rows, 1)]
 
 
-def verdict_data(source: str, destination: str, request: Request | None, verdict: Verdict, default: Origin) -> Data:
-    """The answer to one question. `default` is where the mesh's default action came from."""
+def verdict_data(
+    source: str,
+    destination: str,
+    request: Request | None,
+    verdict: Verdict,
+    default: Origin,
+    doubt: Verdict | None = None,
+) -> Data:
+    """The answer to one question. `default` is where the mesh's default action came from, `doubt` what shadow says."""
     rule = verdict.rule
     return {
         "source": source,
@@ -53,6 +73,19 @@ def verdict_data(source: str, destination: str, request: Request | None, verdict
         "why": verdict.why,
         "rule": rule.id if rule else None,
         "permission": verdict.permission,
+        "reason": rule.reason if rule else "",
+        "origin": origin_data(rule.origin if rule else default),
+        "shadow": _doubt(doubt, default) if doubt else None,
+    }
+
+
+def _doubt(doubt: Verdict, default: Origin) -> Data:
+    rule = doubt.rule
+    return {
+        "outcome": doubt.outcome,
+        "why": doubt.why,
+        "rule": rule.id if rule else None,
+        "permission": doubt.permission,
         "reason": rule.reason if rule else "",
         "origin": origin_data(rule.origin if rule else default),
     }
@@ -69,6 +102,9 @@ def verdict_words(data: Data, rule: Rule | None, default: Origin) -> str:
     if data["reason"]:
         lines.append(f"  reason   {data['reason']}")
     lines.append(f"  from     {rule.origin if rule else default}")
+    if doubt := data["shadow"]:
+        would = "it would depend on the request" if doubt["outcome"] == "depends" else "it would be refused"
+        lines.append(f"  shadow   {would}: {doubt['why']} ({origin_words(doubt['origin'])})")
     return "\n".join(lines)
 
 
@@ -107,8 +143,9 @@ def action_words(action: Action | None, permissions: Iterable[Permission]) -> st
 
 
 def row_action(row: Data) -> str:
-    """As `action_words`, of a row."""
-    return action_words(row["action"], [Permission.model_validate(each) for each in row["permissions"]])
+    """As `action_words`, of a row, and whether it is in shadow."""
+    words = action_words(row["action"], [Permission.model_validate(each) for each in row["permissions"]])
+    return f"{words} (in shadow)" if row["shadow"] else words
 
 
 def _methods(http: HttpMatch) -> list[str]:
@@ -149,5 +186,6 @@ def _row(
         "action": action,
         "permissions": [permission_data(each) for each in permissions],
         "reason": reason,
+        "shadow": False,
         "origin": origin_data(origin),
     }

@@ -6,13 +6,14 @@ from collections.abc import Collection
 
 from meshagent.cli.lazy import did_you_mean
 from meshagent.model.intention import HttpMatch, Intention, Permission
+from meshagent.model.mesh import Mesh
 from meshagent.model.names import ANY, HTTP_PROTOCOLS, Protocol
 
 
 def l7_problem(intention: Intention, source: str, protocols: Collection[Protocol]) -> str:
     """Why a source's permissions cannot be judged by a service that speaks these protocols; empty when they can."""
-    held = intention.source(source)
-    if held is None or not held.permissions or all(protocol in HTTP_PROTOCOLS for protocol in protocols):
+    held = [each for each in intention.sources if each.name == source]
+    if not any(each.permissions for each in held) or all(protocol in HTTP_PROTOCOLS for protocol in protocols):
         return ""
     return (
         f"has permissions on requests, but {intention.name} is a tcp service, whose proxy sees none and denies all. "
@@ -32,6 +33,14 @@ def case_gap(permissions: tuple[Permission, ...]) -> str:
                 if allowed.action == "allow" and _lets_variant_through(allowed.http, denied.http):
                     return _gap_words(denied.http, allowed.http)
     return ""
+
+
+def open_by_default(mesh: Mesh) -> str:
+    """A warning about a mesh that is open by default."""
+    if mesh.default_action == "deny":
+        return ""
+    watched = ", and counts it" if mesh.default_action == "shadow-deny" else ""
+    return f"{mesh.default_action} lets every call through that no intention names{watched}"
 
 
 def unknown_service(name: str, known: Collection[str]) -> str:

@@ -13,6 +13,8 @@ from pydantic import AfterValidator, AwareDatetime, Field, field_validator, mode
 from meshagent.model.names import Model, ServiceOrAny
 
 Action = Literal["allow", "deny"]
+DefaultAction = Literal["allow", "deny", "shadow-deny"]
+"""`shadow-deny` lets pass, as `allow` does, and counts and logs what `deny` would refuse."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.6.2
 
@@ -119,14 +121,17 @@ class Permission(Model):
 
 
 class IntentionSource(Model):
-    """One source's intention: an action on everything, or permissions on requests."""
+    """One source's intention: an action on everything, or permissions on requests.
+
+    A shadow one is judged beside what is in force and decides nothing: what it would refuse is counted and logged.
+    """
 
     name: ServiceOrAny
     action: Action | None = None
     permissions: tuple[Permission, ...] = ()
     expires_at: AwareDatetime | None = None
     reason: str = Field(default="", max_length=512)
-    shadow: Literal[False] = False
+    shadow: Annotated[bool, Field(strict=True)] = False
 
     @field_validator("expires_at", mode="before")
     @classmethod
@@ -139,22 +144,23 @@ class IntentionSource(Model):
         except ValueError:
             raise ValueError("must be a time with its zone, as in 2027-01-01T00:00:00Z") from None
 
-    @field_validator("shadow", mode="before")
-    @classmethod
-    def _shadow_is_reserved(cls, value: object) -> object:
-        if value is not False:
-            raise ValueError("is reserved and must be false: a shadow intention is not evaluated by this version")
-        return value
-
     @model_validator(mode="after")
     def _action_or_permissions(self) -> Self:
         if (self.action is None) == (not self.permissions):
             raise ValueError("needs either action or permissions")
         return self
 
+    @property
+    def part(self) -> str:
+        """What tells it from the others of its destination: in the names of rules, and where its origin is kept."""
+        return f"{self.name}:shadow" if self.shadow else self.name
+
 
 class Intention(Model):
-    """All intentions of one destination (`name`; `*` is every destination)."""
+    """All intentions of one destination (`name`; `*` is every destination).
+
+    A source may have one that is in force, and beside it one in shadow.
+    """
 
     kind: Literal["intention"] = "intention"
     name: ServiceOrAny
@@ -162,11 +168,12 @@ class Intention(Model):
 
     @model_validator(mode="after")
     def _each_source_once(self) -> Self:
-        twice = sorted(name for name, count in Counter(source.name for source in self.sources).items() if count > 1)
+        parts = Counter((source.name, source.shadow) for source in self.sources)
+        twice = sorted(name + (" in shadow" if shadow else "") for (name, shadow), count in parts.items() if count > 1)
         if twice:
             raise ValueError(f"names the source {', '.join(twice)} more than once")
         return self
 
-    def source(self, name: str) -> IntentionSource | None:
-        """The intention of exactly this source name (no wildcard)."""
-        return next((source for source in self.sources if source.name == name), None)
+    def source(self, name: str, *, shadow: bool = False) -> IntentionSource | None:
+        """The intention of exactly this source name (no wildcard) that is in force, or that is in shadow."""
+        return next((source for source in self.sources if (source.name, source.shadow) == (name, shadow)), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from meshagent.model.defaults import AccessLog, MeshTimeouts, RetryBudget, Tracing
-from meshagent.model.intention import Action
+from meshagent.model.intention import DefaultAction
 from meshagent.model.names import Model, TrustDomain
 
 
@@ -18,7 +18,7 @@ class Mesh(Model):
     kind: Literal["mesh"] = "mesh"
     name: Literal["mesh"] = "mesh"
     trust_domain: TrustDomain = "mesh.internal"
-    default_action: Action = "deny"
+    default_action: DefaultAction = "deny"
     access_log: AccessLog = AccessLog()
     retry_budget: RetryBudget | None = None
     timeouts: MeshTimeouts = MeshTimeouts()

@@ -32,15 +32,31 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Decides every call to one destination: the first rule that names the source, then the default."""
+    """Decides every call to one destination: the first rule that names the source, then the default.
+
+    `shadow` would decide in its place, were all that is said in shadow in force. None: it would decide alike.
+    """
 
     destination: str
     rules: tuple[Rule, ...]
     default: Action
+    shadow: Guard | None = None
 
     def rule_for(self, source: str) -> Rule | None:
         """The rule that decides for this source; None when the default does."""
         return next((rule for rule in self.rules if rule.source in (source, "*")), None)
+
+    def action_for(self, source: str) -> Action | None:
+        """What holds for every call of this source; None where permissions decide by request."""
+        rule = self.rule_for(source)
+        return rule.action if rule else self.default
+
+    def doubts(self, source: str) -> bool:
+        """Whether calls of this source that pass might not, were the shadow in force."""
+        if self.shadow is None or self.action_for(source) == "deny" or self.shadow.action_for(source) == "allow":
+            return False
+        rule = self.rule_for(source)
+        return rule is None or rule != self.shadow.rule_for(source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,11 @@ def called_outside(world: World, locals_: tuple[Local, ...]) -> frozenset[str]:
 def egress_guard(world: World, source: str, external: External, now: datetime) -> Guard:
     """What decides calls of this source. What others may do is none of its proxy's business."""
     whole = guard(external.name, external.protocol, world.mesh, world.intentions, now)
+    shadow = _of(whole.shadow, source) if whole.shadow and whole.doubts(source) else None
+    return replace(_of(whole, source), shadow=shadow)
+
+
+def _of(whole: Guard, source: str) -> Guard:
     rule = whole.rule_for(source)
     return replace(whole, rules=(rule,) if rule else ())
 

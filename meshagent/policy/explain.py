@@ -40,13 +40,27 @@ def explain(guard: Guard, source: str, request: Request | None = None) -> Verdic
             guard.default,
             None,
             None,
-            f"no intention names {source} -> {guard.destination}; the mesh's default is {guard.default}",
+            f"no intention names {source} -> {guard.destination}; the mesh's default is {default_words(guard)}",
         )
     if rule.action is not None:
         return Verdict(rule.action, rule, None, f"intention {rule.id} says {rule.action}")
     if request is None:
         return Verdict("depends", rule, None, f"intention {rule.id} decides by request: give a method and a path")
     return _by_permission(rule, request)
+
+
+def doubted(guard: Guard, source: str, request: Request | None = None) -> Verdict | None:
+    """How the shadow would refuse a call that passes; None where it would pass as well, or does not pass now."""
+    if guard.shadow is None or explain(guard, source, request).outcome not in ("allow", "depends"):
+        return None
+    would = explain(guard.shadow, source, request)
+    return None if would.allowed or would == explain(guard, source, request) else would
+
+
+def default_words(guard: Guard) -> str:
+    """The mesh's default as its document has it."""
+    doubtful = guard.default == "allow" and guard.shadow is not None and guard.shadow.default == "deny"
+    return "shadow-deny" if doubtful else guard.default
 
 
 def matches(match: HttpMatch, request: Request, action: Action) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
@@ -26,10 +26,11 @@ class Effect:
     turn: Turn
     before: Rule | None  # None: the mesh's default
     after: Rule | None
+    shadow: bool = False  # it would, were all that is said in shadow in force
 
 
 def effects(before: World, after: World, now: datetime, destinations: Collection[str] = ()) -> tuple[Effect, ...]:
-    """Every source whose calls are judged otherwise, by destination and source.
+    """Every source whose calls are judged otherwise, by destination and source; what shadow alone judges so comes last.
 
     Destinations are those that an intention names or that are registered, and `destinations`.
     """
@@ -52,11 +53,18 @@ def _of(destination: str, before: World, after: World, now: datetime) -> Iterato
     old, new = _guard(destination, before, now), _guard(destination, after, now)
     if old == new:
         return
+    found = tuple(_between(old, new))
+    yield from found
+    would = _between(old.shadow or old, new.shadow or new)
+    yield from (replace(each, shadow=True) for each in would if each not in found)
+
+
+def _between(old: Guard, new: Guard) -> Iterator[Effect]:
     sources = {rule.source for rule in (*old.rules, *new.rules)} | {ANY}
     for source in sorted(sources, key=lambda name: (name == ANY, name)):
         was, is_ = old.rule_for(source), new.rule_for(source)
         if turn := _turn(was, is_, old.default, new.default):
-            yield Effect(source, destination, turn, was, is_)
+            yield Effect(source, new.destination, turn, was, is_)
 
 
 def _guard(destination: str, world: World, now: datetime) -> Guard:

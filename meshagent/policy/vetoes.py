@@ -19,7 +19,8 @@ def vetoed(guard: Guard, veto: Veto | None) -> Guard:
     named += sorted(set(veto.named) - set(named))
     rules = [rule for source in named if (rule := _judged(guard, veto, source))]
     rules.append(_everybody(guard) if veto.others else _denied(guard, ANY))
-    return replace(guard, rules=tuple(rules))
+    shadow = vetoed(guard.shadow, veto) if guard.shadow else None
+    return replace(guard, rules=tuple(rules), shadow=shadow)
 
 
 def _judged(guard: Guard, veto: Veto, source: str) -> Rule | None:

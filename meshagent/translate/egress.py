@@ -14,10 +14,10 @@ from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 
 from meshagent.model.view import Egress, ProxyView
-from meshagent.translate.accesslog import access_log
+from meshagent.translate.accesslog import EXTERNAL, Line, logs
 from meshagent.translate.connection import egress_manager
 from meshagent.translate.external import external_name, passed_name
-from meshagent.translate.rbac import caller_rules, filter_config, rules_by_ecds
+from meshagent.translate.rbac import caller_config, rules_by_ecds
 from meshagent.translate.retries import UNREACHED, safe_retries
 from meshagent.translate.settings import Settings, pack
 from meshagent.translate.tcp import NOWHERE, tcp_forward
@@ -38,7 +38,7 @@ def egress_rbac_name(egress: Egress) -> str:
 def egress_rbac(egress: Egress) -> TypedExtensionConfig:
     """The rules. Who calls is known by the listener, so only what is called is looked at."""
     config = TypedExtensionConfig(name=egress_rbac_name(egress))
-    pack(config.typed_config, filter_config(egress.external.protocol, caller_rules(egress.guard, egress.source)))
+    pack(config.typed_config, caller_config(egress.external.protocol, egress.guard, egress.source))
     return config
 
 
@@ -74,11 +74,10 @@ def egress_filters(chain: FilterChain, egress: Egress, view: ProxyView, settings
 
 def _pass_by_name(listener: Listener, egress: Egress, view: ProxyView, settings: Settings) -> None:
     """A chain for each host. A connection that names none of them finds no chain, and is closed; the log tells the name."""
-    if view.access_log.only != "none":
-        log = listener.access_log.add()
-        side = f"external {egress.upstream}"
-        access_log(log, view.access_log, settings, http=False, service=egress.source, side=side)
+    for log in logs(view.access_log, _line(egress, view), settings):
+        log.filter.Clear()
         log.filter.response_flag_filter.flags.append("NR")  # whatever finds a chain has that one's log
+        listener.access_log.append(log)
     pack(listener.listener_filters.add(name="envoy.filters.listener.tls_inspector").typed_config, TlsInspector())
     for host in egress.external.hosts:
         chain = listener.filter_chains.add(name=f"{egress.source}/{egress.upstream}/{host}")
@@ -98,11 +97,12 @@ def _bytes(chain: FilterChain, egress: Egress, cluster: str, view: ProxyView, se
     place = chain.filters.add(name=egress_rbac_name(egress))
     rules_by_ecds(place.config_discovery, egress.external.protocol)
     proxy = tcp_forward(f"out.{egress.source}.{egress.upstream}", NOWHERE if egress.closed else cluster)
-    if view.access_log.only != "none":
-        side = f"external {egress.upstream}"
-        log = proxy.access_log.add()
-        access_log(log, view.access_log, settings, http=False, service=egress.source, side=side)
+    proxy.access_log.extend(logs(view.access_log, _line(egress, view), settings))
     pack(chain.filters.add(name="envoy.filters.network.tcp_proxy").typed_config, proxy)
+
+
+def _line(egress: Egress, view: ProxyView) -> Line:
+    return Line(egress.source, f"{EXTERNAL}{egress.upstream}", view.trust_domain, False)
 
 
 def _route_outside(routes: RouteConfiguration, egress: Egress) -> None:

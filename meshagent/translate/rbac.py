@@ -5,6 +5,8 @@ Everything is an ALLOW list: what no policy names is refused. First match is kep
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from envoy.config.core.v3.config_source_pb2 import ExtensionConfigSource
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.rbac.v3.rbac_pb2 import RBAC as Rules
@@ -41,27 +43,36 @@ def bytes_rbac_name(service: str) -> str:
 def bytes_rbac_filter(inbound: Inbound, domains: Domains) -> TypedExtensionConfig:
     """Only who may make any call at all. Where permissions decide by request, no request is seen here."""
     config = TypedExtensionConfig(name=bytes_rbac_name(inbound.service))
+    pack(config.typed_config, filter_config("tcp", *_both(inbound.guard, lambda guard: _whole_rules(guard, domains))))
+    return config
+
+
+def _whole_rules(guard: Guard, domains: Domains) -> Rules:
     rules = Rules(action=Rules.ALLOW)
-    for rule in inbound.guard.rules:
+    for rule in guard.rules:
         if rule.action == "allow" and rule.source != ANY:
             _add(rules, rule, _caller(domains.ids(rule.source)))
-    pack(config.typed_config, filter_config("tcp", rules))
-    return config
+    return rules
+
+
+def _both(guard: Guard, translate: Callable[[Guard], Rules]) -> tuple[Rules, Rules | None]:
+    """What is enforced, and what is judged beside it."""
+    return translate(guard), translate(guard.shadow) if guard.shadow else None
 
 
 def rbac_filter(inbound: Inbound, domains: Domains, *, plain: bool = False) -> TypedExtensionConfig:
     """The filter of one inbound. A plain-text caller has proven nothing, so only what any stranger may do is open to it."""
     config = TypedExtensionConfig(name=plain_rbac_name(inbound.service) if plain else rbac_name(inbound.service))
-    rules = plain_rules(inbound.guard) if plain else guard_rules(inbound.guard, domains)
-    pack(config.typed_config, filter_config(inbound.protocol, rules))
+    both = _both(inbound.guard, plain_rules if plain else lambda guard: guard_rules(guard, domains))
+    pack(config.typed_config, filter_config(inbound.protocol, *both))
     return config
 
 
-def filter_config(protocol: str, rules: Rules) -> HttpRbac | NetworkRbac:
-    """The filter around rules: HTTP or network, as the service speaks."""
+def filter_config(protocol: str, rules: Rules, shadow: Rules | None = None) -> HttpRbac | NetworkRbac:
+    """The filter around rules: HTTP or network, as the service speaks. It says of `shadow` what that would refuse."""
     if protocol in HTTP_PROTOCOLS:
-        return HttpRbac(rules=rules)
-    return NetworkRbac(rules=rules, stat_prefix="tcp.")
+        return HttpRbac(rules=rules, shadow_rules=shadow)
+    return NetworkRbac(rules=rules, shadow_rules=shadow, stat_prefix="tcp.")
 
 
 def deny_all(protocol: str) -> HttpRbac | NetworkRbac:
@@ -97,6 +108,11 @@ def guard_rules(guard: Guard, domains: Domains) -> Rules:
 def plain_rules(guard: Guard) -> Rules:
     """The ALLOW list for callers without a certificate: the wildcard rule, else the default."""
     return caller_rules(guard, "")
+
+
+def caller_config(protocol: str, guard: Guard, source: str) -> HttpRbac | NetworkRbac:
+    """The filter where only this source can come by."""
+    return filter_config(protocol, *_both(guard, lambda each: caller_rules(each, source)))
 
 
 def caller_rules(guard: Guard, source: str) -> Rules:

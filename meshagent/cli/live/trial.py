@@ -36,7 +36,8 @@ _NEVER_FED = (Check(ttl=timedelta(hours=1)),)
 # Holds each host's mTLS listener between two files: Envoy drains one that goes, and until then nobody can bind its port.
 _KEEPER = ServiceDefinition(name="x--case-keeper", port=9, checks=_NEVER_FED)
 _MESH: Name = ("mesh", "mesh")
-_BLIND = ("rule", "request")  # which intention decided is never told, and what cannot be sent is not called
+_NEVER_TOLD = ("rule", "shadow")  # which intention decided, and what would be
+_BLIND = (*_NEVER_TOLD, "request")  # and what cannot be sent is not called
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ async def _tried(stage: _Stage, offline: Judged, now: datetime) -> Tried:
     shares = {(each.service, each.subset): each.percent for each in came.arrivals}
     asked = of_case(case)
     found = misses(asked, seen, shares)
-    blind = tuple(untold(asked, seen)) + (("rule",) if case.rule is not None else ())
+    blind = tuple(untold(asked, seen)) + tuple(field for field in _NEVER_TOLD if getattr(case, field) is not None)
     left = tuple(miss for miss in offline.misses if miss.field in (*blind, *_BLIND))
     differs = misses(of_explain(came, asked), seen, shares)
     return Tried(replace(offline, misses=(*found, *left)), len(seen.sightings), differs, blind)

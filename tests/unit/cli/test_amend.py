@@ -94,5 +94,5 @@ def test_a_source_keeps_its_place_in_the_document():
     denied = IntentionSource(name="web", action="deny")
     assert placed(document, "payments", denied).sources == (denied, batch)
     assert placed(None, "payments", web).sources == (web,)
-    assert without(document, "web") == Intention(name="payments", sources=(batch,))
-    assert without(Intention(name="payments", sources=(web,)), "web") is None
+    assert without(document, {"web"}) == Intention(name="payments", sources=(batch,))
+    assert without(Intention(name="payments", sources=(web,)), {"web"}) is None

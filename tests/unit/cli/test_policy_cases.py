@@ -129,7 +129,7 @@ def test_json_has_every_case(mesh, files):
     ("case", "problem"),
     [
         (f"{V2}, expct: denied", "set/set.cases.yaml:8: cases[0].expct: is not a field of case (did you mean expect?)"),
-        (V2, "cases[0]: expects nothing: it needs one of expect, rule,"),
+        (V2, "cases[0]: expects nothing: it needs one of expect, shadow, rule,"),
         (f"{V2}, expect: maybe", "cases[0].expect: must be one of allowed, denied"),
         (f"{V2}, goes_to: [{{subset: v1}}, {{service: payments, subset: v1}}]", "goes_to: names a place twice"),
         (f"{V2}, route: true", "cases[0].route: must be"),
