@@ -21,6 +21,7 @@ from meshagent.model.identity import Domains
 from meshagent.model.intention import Permission
 from meshagent.model.names import ANY, HTTP_PROTOCOLS
 from meshagent.model.view import Guard, Inbound, Rule
+from meshagent.translate.counting import rules_prefix
 from meshagent.translate.matchers import request_permission
 from meshagent.translate.settings import from_ads, pack
 
@@ -43,7 +44,8 @@ def bytes_rbac_name(service: str) -> str:
 def bytes_rbac_filter(inbound: Inbound, domains: Domains) -> TypedExtensionConfig:
     """Only who may make any call at all. Where permissions decide by request, no request is seen here."""
     config = TypedExtensionConfig(name=bytes_rbac_name(inbound.service))
-    pack(config.typed_config, filter_config("tcp", *_both(inbound.guard, lambda guard: _whole_rules(guard, domains))))
+    both = _both(inbound.guard, lambda guard: _whole_rules(guard, domains))
+    pack(config.typed_config, filter_config("tcp", inbound.service, *both))
     return config
 
 
@@ -64,20 +66,21 @@ def rbac_filter(inbound: Inbound, domains: Domains, *, plain: bool = False) -> T
     """The filter of one inbound. A plain-text caller has proven nothing, so only what any stranger may do is open to it."""
     config = TypedExtensionConfig(name=plain_rbac_name(inbound.service) if plain else rbac_name(inbound.service))
     both = _both(inbound.guard, plain_rules if plain else lambda guard: guard_rules(guard, domains))
-    pack(config.typed_config, filter_config(inbound.protocol, *both))
+    pack(config.typed_config, filter_config(inbound.protocol, inbound.service, *both))
     return config
 
 
-def filter_config(protocol: str, rules: Rules, shadow: Rules | None = None) -> HttpRbac | NetworkRbac:
+def filter_config(protocol: str, service: str, rules: Rules, shadow: Rules | None = None) -> HttpRbac | NetworkRbac:
     """The filter around rules: HTTP or network, as the service speaks. It says of `shadow` what that would refuse."""
     if protocol in HTTP_PROTOCOLS:
         return HttpRbac(rules=rules, shadow_rules=shadow)
-    return NetworkRbac(rules=rules, shadow_rules=shadow, stat_prefix="tcp.")
+    return NetworkRbac(rules=rules, shadow_rules=shadow, stat_prefix=rules_prefix(service))
 
 
 def deny_all(protocol: str) -> HttpRbac | NetworkRbac:
     """What holds before the rules arrive: an ALLOW list with nothing on it."""
-    return filter_config(protocol, Rules(action=Rules.ALLOW))
+    nothing = Rules(action=Rules.ALLOW)
+    return HttpRbac(rules=nothing) if protocol in HTTP_PROTOCOLS else NetworkRbac(rules=nothing, stat_prefix="tcp.")
 
 
 def rules_by_ecds(discovery: ExtensionConfigSource, protocol: str) -> None:
@@ -112,7 +115,7 @@ def plain_rules(guard: Guard) -> Rules:
 
 def caller_config(protocol: str, guard: Guard, source: str) -> HttpRbac | NetworkRbac:
     """The filter where only this source can come by."""
-    return filter_config(protocol, *_both(guard, lambda each: caller_rules(each, source)))
+    return filter_config(protocol, guard.destination, *_both(guard, lambda each: caller_rules(each, source)))
 
 
 def caller_rules(guard: Guard, source: str) -> Rules:
