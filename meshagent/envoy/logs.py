@@ -14,6 +14,7 @@ from meshagent.envoy.admin import AdminClient
 from meshagent.envoy.spawn import make_file
 from meshagent.envoy.tail import Tail
 from meshagent.errors import EnvoyFailed
+from meshagent.model.reasons import reason_of
 
 _log = structlog.get_logger(__name__)
 _EVERY_SECONDS = 0.5
@@ -76,7 +77,8 @@ async def tell_requests(path: Path, admin: AdminClient, hand: Callable[[Event], 
 
 def is_refusal(event: Event) -> bool:
     """Whether a line of the access log tells of a request or connection that an intention refused."""
-    return str(event.get("details") or "").startswith("rbac_access_denied")
+    flags = str(event.get("flags") or "").strip("-").split(",")
+    return reason_of(str(event.get("side")), 0, flags, str(event.get("details") or "")) == "intention"
 
 
 async def rotate(path: Path, admin: AdminClient) -> bool:

@@ -15,6 +15,7 @@ Where = Literal["destination", "caller", "both"]
 FINE, OTHER = "", "failed"  # nothing went wrong; something did, and no line of the table fits
 _TLS = "TLS_error"
 _AT_CALLER = ("outbound", "external", "gateway")
+_JUDGES = ("inbound", "external")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ REASONS: tuple[Reason, ...] = (
         "idle",
         "nothing moved for longer than the idle timeout allows",
         "meshagent explain SOURCE DESTINATION names the timeout and the line that says it",
+        family="timeout",
         flags=("SI",),
         details=("stream_idle_timeout", "idle_timeout"),
     ),
@@ -167,7 +169,7 @@ REASONS: tuple[Reason, ...] = (
         flags=("OM",),
         details=("overload", "envoy_overloaded"),
     ),
-    Reason("caller-left", "the caller went away before the answer was whole", "look at the caller", flags=("DC",)),
+    Reason("caller-left", "the caller went away before the answer was whole", "look at the caller", flags=("DC", "DR")),
     Reason(
         "retries-used-up",
         "every try that is allowed failed",
@@ -198,8 +200,11 @@ FINER: tuple[Reason, ...] = (
 )
 FLAG_WORDS: dict[str, str] = {
     "DC": "the caller went away",
+    "DF": "the name could not be resolved",
     "DI": "a delay was injected",
+    "DO": "dropped, since the other side is overloaded",
     "DPE": "the caller's HTTP is broken",
+    "DR": "the caller reset the stream",
     "DT": "the request lasted too long",
     "FI": "a fault was injected",
     "IH": "a header's value is not allowed",
@@ -209,6 +214,7 @@ FLAG_WORDS: dict[str, str] = {
     "NFCF": "an extension's configuration is not there",
     "NR": "no route or filter chain fits",
     "OM": "this proxy is overloaded",
+    "RFCF": "the rules of a filter are not there",
     "RL": "a rate limit is reached",
     "RLSE": "the rate limit service failed",
     "SI": "nothing moved for too long",
@@ -240,6 +246,12 @@ def reason(code: str) -> Reason:
     return known.get(code, known[OTHER])
 
 
+def flags_of(header: str) -> tuple[str, ...]:
+    """Envoy's response flags of a caller or a destination that say this in `x-mesh-refused`."""
+    found = (flag for each in REASONS if each.header == header for flag in each.flags)
+    return tuple(dict.fromkeys(found))
+
+
 def flag_words(flags: Iterable[str]) -> tuple[str, ...]:
     """Envoy's response flags in words; one that is not known stays as it is."""
     return tuple(FLAG_WORDS.get(flag, flag) for flag in flags)
@@ -253,6 +265,8 @@ def reason_of(side: str, status: int, flags: Iterable[str], details: str, failur
     """
     where: Where = "caller" if side.startswith(_AT_CALLER) else "destination"
     held = frozenset(flags)
+    if status == 0 and "NC" in held and side in _JUDGES:
+        return "intention"  # where nobody at all is allowed, connections lead nowhere
     if details == "via_upstream" and status and not held - _PASSED_ON:
         told = said if where == "caller" and said in _SAID else ""
         return told or (APP_ERROR.code if status >= 400 else FINE)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog, AccessLogFilter, ComparisonFilter
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 
 from meshagent.model.defaults import AccessLog as AccessLogPolicy
-from meshagent.model.view import Outbound
+from meshagent.model.names import spiffe_id
+from meshagent.model.view import Outbound, ProxyView
+from meshagent.translate.replies import REFUSED, TICKET, TICKET_HEADER
 from meshagent.translate.settings import Settings, pack
 
-_OUTBOUND, GATEWAY = "outbound to ", "gateway"
+OUTBOUND, EXTERNAL, GATEWAY, INBOUND = "outbound to ", "external ", "gateway", "inbound"
 MARKED = "meshagent.log"  # in the metadata of routes
 _COMMON = {
     "time": "%START_TIME%",
-    "source": "%DOWNSTREAM_PEER_URI_SAN%",
+    "ticket": TICKET,
     "flags": "%RESPONSE_FLAGS%",
     "duration_ms": "%DURATION%",
     "bytes_received": "%BYTES_RECEIVED%",
@@ -32,50 +35,81 @@ _HTTP = {
     "authority": "%REQ(:AUTHORITY)%",
     "request_id": "%REQ(X-REQUEST-ID)%",
 }
+_PEER = "%DOWNSTREAM_PEER_URI_SAN%"
 _TRACED = {"trace_id": "%TRACE_ID%"}
 _TCP = {"details": "%CONNECTION_TERMINATION_DETAILS%"}
+_CALLING = {
+    "destination": "%UPSTREAM_PEER_URI_SAN%",
+    "instance": "%UPSTREAM_HOST%",
+    "subset": "%UPSTREAM_METADATA(envoy.lb:subset)%",
+    "failure": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+}
+_ANSWERED = {"refused": f"%RESP({REFUSED})%", "far_ticket": f"%RESP({TICKET_HEADER})%", "route": "%ROUTE_NAME%"}
+# The policy that let it in, as the filter for it names it; a refusal comes from none, since all of them allow (rbac.py).
+_JUDGED = {"rule": "%DYNAMIC_METADATA(envoy.filters.{kind}.rbac:enforced_effective_policy_id)%"}
 
 
-def access_log(
-    log: AccessLog,
-    policy: AccessLogPolicy,
-    settings: Settings,
-    *,
-    http: bool,
-    service: str,
-    side: str,
-    traced: bool = False,
-) -> None:
-    """Fill in a file log for one side of a service: "inbound", "outbound to SERVICE", "external NAME" or "gateway"."""
-    log.name = "envoy.access_loggers.file"
-    if policy.only == "errors":
-        _only_errors(log, at_least=0 if not http else 500 if side.startswith((_OUTBOUND, GATEWAY)) else 400)
-        if http and policy.slower_than is not None:
-            slow = log.filter.or_filter.filters.add().duration_filter.comparison
-            slow.op = ComparisonFilter.GE
-            slow.value.default_value = round(policy.slower_than.total_seconds() * 1000)
-            slow.value.runtime_key = "meshagent.access_log_ms"
-    line = FileAccessLog(path=settings.access_log_path)
-    fields = line.log_format.json_format.fields
-    told = {**_COMMON, **(_HTTP if http else _TCP), **(_TRACED if traced else {}), "service": service, "side": side}
-    for name, value in told.items():
-        fields[name].string_value = value
-    pack(log.typed_config, line)
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is told of each logged call: `side` is INBOUND, GATEWAY, or OUTBOUND or EXTERNAL with what is called.
+
+    `service` is whose proxy logs, `domain` its trust domain.
+    """
+
+    service: str
+    side: str
+    domain: str
+    http: bool
+    traced: bool = False
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """By name, in Envoy's words."""
+        own, inbound = spiffe_id(self.domain, self.service), self.side == INBOUND
+        told = {**_COMMON, **(_HTTP if self.http else _TCP), **(_TRACED if self.traced else {})}
+        if self.side != GATEWAY and not self.side.startswith(OUTBOUND):
+            told |= {name: text.format(kind="http" if self.http else "network") for name, text in _JUDGED.items()}
+        if not inbound:
+            told |= {**_CALLING, **(_ANSWERED if self.http else {})}
+        told |= {"source": _PEER, "destination": own} if inbound else {"source": own}
+        return {**told, "service": self.service, "side": self.side}
 
 
-def outbound_logs(outbound: Outbound, common: AccessLogPolicy, settings: Settings) -> Iterator[AccessLog]:
+def logs(policy: AccessLogPolicy, line: Line, settings: Settings) -> Iterator[AccessLog]:
+    """What is logged of one side of a service: nothing, or lines of the agent's own."""
+    if policy.only == "none":
+        return
+    log = AccessLog(name="envoy.access_loggers.file")
+    _filter(log, policy, line)
+    written = FileAccessLog(path=settings.access_log_path)
+    for name, value in line.fields.items():
+        written.log_format.json_format.fields[name].string_value = value
+    pack(log.typed_config, written)
+    yield log
+
+
+def _filter(log: AccessLog, policy: AccessLogPolicy, line: Line) -> None:
+    if policy.only != "errors":
+        return
+    _only_errors(log, at_least=0 if not line.http else 500 if line.side.startswith((OUTBOUND, GATEWAY)) else 400)
+    if line.http and policy.slower_than is not None:
+        slow = log.filter.or_filter.filters.add().duration_filter.comparison
+        slow.op = ComparisonFilter.GE
+        slow.value.default_value = round(policy.slower_than.total_seconds() * 1000)
+        slow.value.runtime_key = "meshagent.access_log_ms"
+
+
+def outbound_logs(outbound: Outbound, view: ProxyView, settings: Settings) -> Iterator[AccessLog]:
     """The logs of an HTTP upstream: one for each thing that rules ask for by themselves, and one for all other requests."""
+    common = view.access_log
     whole = outbound.traffic.access_log or common
     apart = {log_mark(asked): asked for way in outbound.ways if (asked := way.rule.access_log)}
+    line = Line(outbound.source, f"{OUTBOUND}{outbound.upstream}", view.trust_domain, True, outbound.traced)
     for mark, policy in ((None, whole), *sorted(apart.items())):
-        if policy.only == "none":
-            continue
-        log = AccessLog()
-        side = f"{_OUTBOUND}{outbound.upstream}"
-        access_log(log, policy, settings, http=True, service=outbound.source, side=side, traced=outbound.traced)
-        if apart:
-            _of_rules(log, mark)
-        yield log
+        for log in logs(policy, line, settings):
+            if apart:
+                _of_rules(log, mark)
+            yield log
 
 
 def log_mark(policy: AccessLogPolicy) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from envoy.config.accesslog.v3.accesslog_pb2 import ComparisonFilter
 from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
@@ -15,9 +14,9 @@ from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutat
 
 from meshagent.model.defaults import AccessLog
 from meshagent.model.view import Egress, Outbound, ProxyView
-from meshagent.translate.accesslog import GATEWAY, access_log, outbound_logs
+from meshagent.translate.accesslog import EXTERNAL, GATEWAY, INBOUND, Line, logs, outbound_logs
 from meshagent.translate.extras import extra_places
-from meshagent.translate.retries import UNREACHED
+from meshagent.translate.replies import explain_failures, explain_refusals, tell_failures, tell_unreached
 from meshagent.translate.settings import Settings, pack
 from meshagent.translate.tracing import trace
 
@@ -37,6 +36,7 @@ def inbound_manager(
     settings: Settings,
     filters: Sequence[HttpFilter],
     *,
+    domain: str,
     traced: bool = False,
 ) -> HttpConnectionManager:
     """Towards the mesh: normalised, bounded, nothing believed that the peer cannot prove. The caller adds the routes."""
@@ -49,12 +49,9 @@ def inbound_manager(
     manager.forward_client_cert_details = HttpConnectionManager.SANITIZE_SET
     manager.set_current_client_cert_details.uri = True
     manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
-    _explain_refusals(manager, service)
-    _tell_unreached(manager)
-    if policy.only != "none":
-        access_log(
-            manager.access_log.add(), policy, settings, http=True, service=service, side="inbound", traced=traced
-        )
+    explain_refusals(manager, service)
+    tell_unreached(manager)
+    manager.access_log.extend(logs(policy, Line(service, INBOUND, domain, True, traced), settings))
     return manager
 
 
@@ -70,7 +67,8 @@ def outbound_manager(outbound: Outbound, view: ProxyView, settings: Settings) ->
     manager.http_protocol_options.default_host_for_http_10 = outbound.upstream
     manager.forward_client_cert_details = HttpConnectionManager.SANITIZE
     manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
-    manager.access_log.extend(outbound_logs(outbound, view.access_log, settings))
+    explain_failures(manager, outbound.source, outbound.upstream)
+    manager.access_log.extend(outbound_logs(outbound, view, settings))
     if outbound.traced and outbound.traffic.tracing:
         tags = {"service": outbound.source, "upstream": outbound.upstream, "host": view.host}
         trace(manager, view.tracing, outbound.traffic.tracing.sampling, outbound.source, tags)
@@ -93,9 +91,8 @@ def gateway_manager(gateway: str, view: ProxyView, settings: Settings) -> HttpCo
     manager.use_remote_address.value = True
     manager.forward_client_cert_details = HttpConnectionManager.SANITIZE
     manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
-    if view.access_log.only != "none":
-        line = manager.access_log.add()
-        access_log(line, view.access_log, settings, http=True, service=gateway, side=GATEWAY)
+    tell_failures(manager)
+    manager.access_log.extend(logs(view.access_log, Line(gateway, GATEWAY, view.trust_domain, True), settings))
     return manager
 
 
@@ -113,10 +110,10 @@ def egress_manager(
     manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
     if egress.external.tls.mode == "originate":
         manager.scheme_header_transformation.scheme_to_overwrite = "https"
-    _explain_refusals(manager, egress.upstream, egress.source)
-    if view.access_log.only != "none":
-        side = f"external {egress.upstream}"
-        access_log(manager.access_log.add(), view.access_log, settings, http=True, service=egress.source, side=side)
+    explain_refusals(manager, egress.upstream, egress.source)
+    explain_failures(manager, egress.source, egress.upstream)
+    line = Line(egress.source, f"{EXTERNAL}{egress.upstream}", view.trust_domain, True)
+    manager.access_log.extend(logs(view.access_log, line, settings))
     return manager
 
 
@@ -143,46 +140,3 @@ def _manager(stat_prefix: str, filters: Sequence[HttpFilter], forbidden: str = _
     router.dynamic_stats.value = False
     pack(manager.http_filters.add(name="envoy.filters.http.router").typed_config, router)
     return manager
-
-
-def _explain_refusals(manager: HttpConnectionManager, service: str, source: str = "") -> None:
-    """A refused call says who was refused by whom and where to ask, and tells strangers no rule.
-
-    Without a `source`, it is whoever the certificate says.
-    """
-    mapper = manager.local_reply_config.mappers.add()
-    comparison = mapper.filter.status_code_filter.comparison
-    comparison.op = ComparisonFilter.EQ
-    comparison.value.default_value = 403
-    comparison.value.runtime_key = "meshagent.refused_status"
-    header = mapper.headers_to_add.add().header
-    header.key, header.value = "x-mesh-refused", "intention"
-    fields = mapper.body_format_override.json_format.fields
-    fields["error"].string_value = f"refused: no intention in force lets the caller make this call to {service}"
-    fields["caller"].string_value = source or "%DOWNSTREAM_PEER_URI_SAN%"
-    fields["destination"].string_value = service
-    fields["next_step"].string_value = f"meshagent explain {source or 'SOURCE'} {service} METHOD PATH"
-
-
-def _tell_unreached(manager: HttpConnectionManager) -> None:
-    """No connection to the app (flag UF): it never saw the request, so callers' proxies may try another instance."""
-    mapper = manager.local_reply_config.mappers.add()
-    mapper.filter.response_flag_filter.flags.append("UF")
-    header = mapper.headers_to_add.add().header
-    header.key, header.value = UNREACHED, "1"
-
-
-def explain_limits(manager: HttpConnectionManager, service: str) -> None:
-    """A request beyond the rate says so. Only what the proxy itself answers is meant: an app's own 429 stays as it is."""
-    mapper = manager.local_reply_config.mappers.add()
-    comparison = mapper.filter.status_code_filter.comparison
-    comparison.op = ComparisonFilter.EQ
-    comparison.value.default_value = 429
-    comparison.value.runtime_key = "meshagent.limited_status"
-    header = mapper.headers_to_add.add().header
-    header.key, header.value = "x-mesh-refused", "rate-limit"
-    fields = mapper.body_format_override.json_format.fields
-    fields["error"].string_value = f"refused: more requests than {service} takes (rate_limit of its service document)"
-    fields["caller"].string_value = "%DOWNSTREAM_PEER_URI_SAN%"
-    fields["destination"].string_value = service
-    fields["next_step"].string_value = f"meshagent policy get service {service}"

@@ -22,6 +22,7 @@ from meshagent.model.route import Fault, RouteRule
 from meshagent.model.traffic import RateLimit
 from meshagent.translate.admission import fill
 from meshagent.translate.choosing import header_condition
+from meshagent.translate.replies import REFUSED, TICKET, TICKET_HEADER
 from meshagent.translate.settings import pack
 
 CORS, LIMIT, FAULT = "cors", "limit", "fault"
@@ -97,7 +98,8 @@ def _limit(asked: RateLimit, stat_prefix: str) -> LocalRateLimit:
     for share in (limit.filter_enabled, limit.filter_enforced):
         share.default_value.numerator = 100
     fill(limit.token_bucket, asked)
-    told = HeaderValueOption()
-    told.header.key, told.header.value = "x-mesh-refused", "rate-limit"
-    limit.response_headers_to_add.append(told)
+    for name, value in ((REFUSED, "rate-limit"), (TICKET_HEADER, TICKET)):
+        told = HeaderValueOption()
+        told.header.key, told.header.value = name, value
+        limit.response_headers_to_add.append(told)
     return limit

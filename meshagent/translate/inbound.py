@@ -13,13 +13,14 @@ from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import Upstream
 
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Chain, Inbound, ProxyView
-from meshagent.translate.accesslog import access_log
+from meshagent.translate.accesslog import INBOUND, Line, logs
 from meshagent.translate.admission import add_limit, admission_filters
 from meshagent.translate.clusters import app_cluster_name
-from meshagent.translate.connection import explain_limits, inbound_manager
+from meshagent.translate.connection import inbound_manager
 from meshagent.translate.counting import inbound_prefix
 from meshagent.translate.natives import Natives, natives
 from meshagent.translate.rbac import bytes_rbac_name, plain_rbac_name, rbac_name, rules_by_ecds
+from meshagent.translate.replies import explain_crowding, explain_limits
 from meshagent.translate.retries import UNREACHED, safe_retries
 from meshagent.translate.settings import Settings, from_ads, pack
 from meshagent.translate.tcp import NOWHERE, tcp_forward
@@ -134,10 +135,13 @@ def _filters(
         http_guard = HttpFilter(name=rbac)
         rules_by_ecds(http_guard.config_discovery, inbound.protocol)
         filters = [http_guard, *admission_filters(inbound)]
-        manager = inbound_manager(inbound.service, counted, log, settings, filters, traced=bool(inbound.sampling))
+        traced, domain = bool(inbound.sampling), view.trust_domain
+        manager = inbound_manager(inbound.service, counted, log, settings, filters, domain=domain, traced=traced)
         if inbound.sampling:
             tags = {"service": inbound.service, "instance": inbound.instance, "host": view.host}
             trace(manager, view.tracing, inbound.sampling, inbound.service, tags)
+        if inbound.admission.adaptive_concurrency:
+            explain_crowding(manager, inbound.service)
         if inbound.admission.rate_limit:
             explain_limits(manager, inbound.service)
             manager.rds.route_config_name = inbound_routes_name(inbound)
@@ -168,8 +172,7 @@ def _bytes_filters(
     log = inbound.access_log or view.access_log
     if longest is not None:
         proxy.max_downstream_connection_duration.FromTimedelta(longest)
-    if log.only != "none":
-        access_log(proxy.access_log.add(), log, settings, http=False, service=inbound.service, side="inbound")
+    proxy.access_log.extend(logs(log, Line(inbound.service, INBOUND, view.trust_domain, False), settings))
     pack(chain.filters.add(name="envoy.filters.network.tcp_proxy").typed_config, proxy)
 
 

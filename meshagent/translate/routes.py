@@ -25,7 +25,7 @@ from meshagent.model.defaults import Timeouts
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.route import Headers, Redirect, Respond, RouteRule, Target
 from meshagent.model.view import Endpoint, Outbound, ProxyView, Way
-from meshagent.translate.accesslog import MARKED, access_log, log_mark
+from meshagent.translate.accesslog import MARKED, OUTBOUND, Line, log_mark, logs
 from meshagent.translate.choosing import choose_by
 from meshagent.translate.clusters import plain_name, upstream_name
 from meshagent.translate.counting import outbound_prefix, rule_name
@@ -92,9 +92,8 @@ def outbound_proxy(outbound: Outbound, view: ProxyView, settings: Settings) -> T
     if (idle := outbound.traffic.timeouts.idle if idle is None else idle) is not None:
         proxy.idle_timeout.FromTimedelta(idle)
     log = (way.rule.access_log if way else None) or outbound.traffic.access_log or view.access_log
-    if log.only != "none":
-        side = f"outbound to {outbound.upstream}"
-        access_log(proxy.access_log.add(), log, settings, http=False, service=outbound.source, side=side)
+    line = Line(outbound.source, f"{OUTBOUND}{outbound.upstream}", view.trust_domain, False)
+    proxy.access_log.extend(logs(log, line, settings))
     config = TypedExtensionConfig(name=upstream_name(outbound))
     config.typed_config.Pack(proxy, deterministic=True)
     return config

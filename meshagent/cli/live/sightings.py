@@ -20,8 +20,7 @@ End = Literal["allowed", "denied", "answered", "unreached", "limited", "broken"]
 
 TELLING: frozenset[End] = frozenset({"allowed", "denied", "answered", "unreached"})
 _REFUSED = "x-mesh-refused"
-_FAULT = "fault filter abort"  # Envoy's own words, in the body or in grpc-message
-_CROWDED = b"reached concurrency limit"
+_BY_ITS_DESTINATION = ("intention", "rate-limit", "crowded", "app-down", "app-broke")
 _NO_SENSE = 400
 
 
@@ -79,9 +78,9 @@ def _end(answer: Answer, request: Request, rule: RouteRule | None, app: str | No
         return "allowed"
     if refused == "intention" or _malformed(answer, request, rule):
         return "denied"
-    if refused == "rate-limit" or answer.body == _CROWDED:
+    if refused in ("rate-limit", "crowded"):
         return "limited"
-    if _FAULT in (answer.body.decode("latin-1"), answer.headers.get("grpc-message")):
+    if refused == "fault":
         return "broken"
     return "answered" if own and answer.status == own.status else "unreached"
 
@@ -90,7 +89,7 @@ def _malformed(answer: Answer, request: Request, rule: RouteRule | None) -> bool
     """The caller's proxy answers 400 before any rule; the destination's ends a stream whose header's name it refuses."""
     if answer.status == _NO_SENSE and rule is None:
         return True
-    return b"reset reason" in answer.body and refused_header(request) is not None
+    return answer.headers.get(_REFUSED) == "broken" and refused_header(request) is not None
 
 
 def _places(answer: Answer, rule: RouteRule | None, app: str | None, scene: Scene) -> frozenset[Place]:
@@ -102,6 +101,6 @@ def _places(answer: Answer, rule: RouteRule | None, app: str | None, scene: Scen
             return frozenset({(service, None)})
         if place[1] is not None and place[1] not in scene.subsets.get(app, ()):
             return frozenset({(app, None)})
-    elif rule is None and answer.headers.get(_REFUSED) is None:
+    elif rule is None and answer.headers.get(_REFUSED) not in _BY_ITS_DESTINATION:
         return frozenset()
     return frozenset({place})

@@ -120,17 +120,18 @@ def test_what_an_answer_shows():
     assert shown(403, "0", "payments/v2", x_mesh_refused="intention") == Sighting("denied", 403, 0, frozenset({V2}))
     assert shown(410, "1") == Sighting("answered", 410, 1)
     assert shown(429, "0", "payments/v2", x_mesh_refused="rate-limit").end == "limited"
-    assert shown(503, "2", body=b"fault filter abort") == Sighting("broken", 503, 2, frozenset({("payments", None)}))
-    assert shown(200, "2", grpc_status="14", grpc_message="fault filter abort").end == "broken"
-    assert shown(503, "0", "payments/v2", body=b"no healthy upstream") == Sighting("unreached", 503, 0, frozenset({V2}))
+    assert shown(503, "2", x_mesh_refused="fault") == Sighting("broken", 503, 2, frozenset({("payments", None)}))
+    assert shown(200, "2", grpc_status="14", x_mesh_refused="fault").end == "broken"
+    assert shown(503, "0", "payments/v2", x_mesh_refused="crowded").end == "limited"
+    assert shown(503, "0", "payments/v2", x_mesh_refused="no-endpoints") == Sighting("unreached", 503, 0, frozenset({V2}))
     assert shown(400) == Sighting("denied", 400)
 
 
 def test_a_status_alone_denies_nothing():
     assert shown(403, "0", "payments/v1").end == "unreached"
-    assert shown(503, body=b"reset reason: remote reset").end == "unreached"
+    assert shown(503, x_mesh_refused="broken") == Sighting("unreached", 503)
     underscore = Request("GET", "/", (("x_a", "1"),))
-    assert shown(503, "0", "payments/v1", body=b"reset reason: remote reset", request=underscore).end == "denied"
+    assert shown(503, "0", "payments/v1", x_mesh_refused="broken", request=underscore).end == "denied"
     assert of_answer(NOTHING, Request(), SCENE) == Sighting("unreached")
 
 

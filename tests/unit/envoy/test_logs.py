@@ -62,6 +62,8 @@ def test_a_refusal_is_known_by_envoys_own_words() -> None:
     for details in (None, "-", "via_upstream", "upstream_reset"):
         assert not is_refusal({"details": details})
     assert not is_refusal({})
+    assert is_refusal({"side": "inbound", "flags": "NC", "details": None})  # TCP, where nobody is allowed
+    assert not is_refusal({"side": "outbound to ledger", "flags": "NC", "details": None})
 
 
 async def test_what_envoy_says_is_said_with_its_own_level(log: Path) -> None:
