@@ -16,6 +16,7 @@ import structlog
 from meshagent import __version__
 from meshagent.agent.authorities import Authorities
 from meshagent.agent.converge import Converger
+from meshagent.agent.definitions import Definitions
 from meshagent.agent.founding import follow_roots, found
 from meshagent.agent.health import HealthChecks
 from meshagent.agent.identities import Identities
@@ -25,7 +26,8 @@ from meshagent.agent.membership import Membership
 from meshagent.agent.operations import Here, Operations
 from meshagent.agent.pace import chance_of, start_pause
 from meshagent.agent.ports import has_ipv6, require_free
-from meshagent.agent.roster import Place, Registered, Roster
+from meshagent.agent.rollouts import Rollouts
+from meshagent.agent.roster import Registered, Roster
 from meshagent.agent.served import Served
 from meshagent.agent.snapshots import Snapshots, last_good
 from meshagent.agent.upstreams import Upstreams
@@ -35,19 +37,16 @@ from meshagent.api.listen import serving
 from meshagent.ca import open_authority
 from meshagent.ca.base import Authority
 from meshagent.config import AgentConfig, misspelt_variables
-from meshagent.documents.decode import Decoded
-from meshagent.documents.files import read_paths
 from meshagent.envoy.bootstrap import BootstrapSettings
 from meshagent.envoy.logs import tell_log, tell_requests
 from meshagent.envoy.process import EnvoyEvent, EnvoyProcess
 from meshagent.envoy.unit import EnvoyUnit
-from meshagent.errors import DataDirInUse, MeshError
+from meshagent.errors import DataDirInUse
 from meshagent.host.notify import Notifier
 from meshagent.host.responder import Responder
 from meshagent.host.roots import system_roots
 from meshagent.host.watchdog import feed, feed_every
 from meshagent.model.names import HTTP_PROTOCOLS
-from meshagent.model.service import ServiceDefinition
 from meshagent.model.world import World
 from meshagent.policy.resolve import Host, resolve
 from meshagent.private import locked, private_dir
@@ -90,7 +89,6 @@ class Daemon:
         data, runtime = config.data_dir, private_dir(config.runtime_dir)
         self._xds_socket = runtime / "xds.sock"
         self._last_good, self._cuts = last_good(data / "snapshot.json")
-        self._retired: asyncio.Queue[Place] = asyncio.Queue()
         _check_ca(config)
         self._authority = Authorities(self._open_authority)
         self._store_pause = _store_pause(config) if self._last_good else 0.0
@@ -100,7 +98,7 @@ class Daemon:
         told = consul_intentions(config)  # where Consul says who is who, its own proxies and intentions count too
         self.catalog = catalog_at(config.store, access_of(config), self.store, self.keys, native=told is not None)
         kept = data / "consul-intentions.json"
-        self._foreign = ForeignIntentions(told, kept, self._foreign_changed) if told else None
+        self._foreign = ForeignIntentions(told, kept, self._relay) if told else None
         cache_ = Cache()
         self.xds = XdsServer(cache_)
         settings = BootstrapSettings(
@@ -133,9 +131,23 @@ class Daemon:
             self.store, self.keys, self._last_good, self._world_changed, _now, self._trust, config.host.address
         )
         self.operations = self._joined(watching)
+        self.operations.rollouts = self.rollouts
+        self._definitions = Definitions(config.services_dir, self.roster, self.operations.down)
 
     def _joined(self, watching: Watching) -> Operations:
         config, data = self._config, self._config.data_dir
+        membership = Membership(self.store, self.keys, self.catalog, TTL)
+        self.rollouts = Rollouts(
+            self.store,
+            self.keys,
+            config.host.name,
+            self._last_good.progress if self._last_good else {},
+            self.roster,
+            lambda: membership.lease,
+            self.envoy.admin.counts,
+            self._relay,
+            _now,
+        )
         return Operations(
             here=self._here(""),
             roster=self.roster,
@@ -145,7 +157,7 @@ class Daemon:
                 self._authority, private_dir(data / "identities"), config.ca.ttl, _now, self._identities_changed
             ),
             converger=self.converger,
-            membership=Membership(self.store, self.keys, self.catalog, TTL),
+            membership=membership,
             snapshots=Snapshots(data / "snapshot.json"),
             xds=self.xds,
             health=self.health,
@@ -214,10 +226,11 @@ class Daemon:
             self._authority.run_checks(),
             operations.membership.run(),
             operations.snapshots.run(),
+            self.rollouts.run(),
             self.health.run(),
             self._found(),
             self._retry_rejected(),
-            self._retire(),
+            self._definitions.run(),
             *([operations.dns.run()] if operations.dns else []),
             *([self._foreign.run(), follow_roots(self._found)] if self._foreign else []),
             self._serve_api(),
@@ -230,14 +243,17 @@ class Daemon:
 
     def _world_changed(self, world: World) -> None:
         self._authority.world_changed(world)
-        self.operations.world_changed(self._under_vetoes(world))
+        self.rollouts.look(world)
+        self.operations.world_changed(self._laid_over(world))
 
-    def _under_vetoes(self, world: World) -> World:
-        return replace(world, vetoes=self._foreign.now) if self._foreign else world
+    def _laid_over(self, world: World) -> World:
+        """The world with what others than operators say: another mesh's intentions, and where rollouts stand."""
+        vetoes = self._foreign.now if self._foreign else world.vetoes
+        return replace(world, vetoes=vetoes, progress=self.rollouts.now)
 
-    def _foreign_changed(self) -> None:
-        if self.converger.world:
-            self.operations.world_changed(self._under_vetoes(self.converger.world))
+    def _relay(self) -> None:
+        if self.rollouts.world:
+            self.operations.world_changed(self._laid_over(self.rollouts.world))
 
     def _identities_changed(self, svids: Any) -> None:
         self.converger.offer(svids=svids)
@@ -247,6 +263,7 @@ class Daemon:
         self.health.follow({place: each.definition.checks for place, each in self.roster.registered.items()})
         if self._foreign:
             self._foreign.want(self.roster.interest().services)
+        self.rollouts.look()
         self.operations.roster_changed()
 
     def _envoy_changed(self, event: EnvoyEvent) -> None:
@@ -270,53 +287,22 @@ class Daemon:
     def _restore(self) -> None:
         """Take up what an earlier agent knew: its services, and with its last World serve at once, store or no store."""
         self.roster.load()
-        self._load_definitions()
+        self._definitions.load()
         if not self._last_good:
             return
         locals_ = self.roster.locals(self._last_good)
-        view = resolve(self._under_vetoes(self._last_good), self._host, locals_, None, _now())
+        view = resolve(self._laid_over(self._last_good), self._host, locals_, None, _now())
         self.converger.remember(with_cuts(view, self._cuts))
         self._world_changed(self._last_good)
         _log.info("snapshot_restored", revision=self._last_good.revision)
 
     def _reload(self) -> None:
         self._notifier.reloading(time.monotonic())
-        self._load_definitions()
+        self._definitions.load()
         self._notifier.ready(self._standing())
 
     def _standing(self) -> str:
         return f"agent of {self._host.name}, {len(self.roster.registered)} services"
-
-    def _load_definitions(self) -> None:
-        """Register what services.d says. One bad file keeps nobody else from being registered."""
-        directory = self._config.services_dir
-        if not directory.is_dir():
-            return
-        found: Decoded[ServiceDefinition] = Decoded()
-        if any(directory.iterdir()):
-            found = read_paths([directory], ServiceDefinition)
-        for problem in found.problems:
-            _log.error("definition_unusable", problem=str(problem))
-        said: set[Place] = set()
-        for located in found.documents:
-            said.add((located.document.name, located.document.instance_id))
-            try:
-                self.roster.add(located.document, "file")
-            except MeshError as error:
-                _log.error("service_not_registered", service=located.document.name, problem=str(error))
-        if not found.problems:  # with a file unread, nobody can tell what it would have said
-            for place, each in self.roster.registered.items():
-                if each.source == "file" and place not in said:
-                    self._retired.put_nowait(place)
-
-    async def _retire(self) -> Never:
-        """Take out of service, with a drain, what services.d no longer says."""
-        while True:
-            service, instance_id = await self._retired.get()
-            try:
-                await self.operations.down(service, instance_id)
-            except MeshError as error:
-                _log.error("service_not_retired", service=service, problem=str(error))
 
     async def _open_store(self) -> Store:
         pause, self._store_pause = self._store_pause, 0.0

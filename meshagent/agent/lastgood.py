@@ -21,6 +21,7 @@ from meshagent.model.intention import Intention
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
 from meshagent.model.names import Model
+from meshagent.model.rollout import Progress, Rollout
 from meshagent.model.route import Route
 from meshagent.model.service import Instance, Service
 from meshagent.model.view import Chain, ProxyView
@@ -53,6 +54,8 @@ class _Snapshot(Model):
     routes: list[_Statement] = []
     externals: list[_Statement] = []
     gateways: list[_Statement] = []
+    rollouts: list[_Statement] = []
+    progress: dict[str, Progress] = {}
     instances: list[Instance]
     bundle: BundleRecord
     cuts: list[_Cuts]
@@ -120,6 +123,8 @@ def _encode(world: World, view: ProxyView) -> bytes:
         routes=[_statement(stated) for _, stated in sorted(world.routes.items())],
         externals=[_statement(stated) for _, stated in sorted(world.externals.items())],
         gateways=[_statement(stated) for _, stated in sorted(world.gateways.items())],
+        rollouts=[_statement(stated) for _, stated in sorted(world.rollouts.items())],
+        progress=dict(world.progress),
         instances=[instance for _, found in sorted(world.instances.items()) for instance in found],
         bundle=BundleRecord.of(world.bundle),
         cuts=cuts,
@@ -136,6 +141,7 @@ def _decode(snapshot: _Snapshot) -> tuple[World, Cuts]:
     routes = [(Route.model_validate(row.document), row) for row in snapshot.routes]
     externals = [(External.model_validate(row.document), row) for row in snapshot.externals]
     gateways = [(Gateway.model_validate(row.document), row) for row in snapshot.gateways]
+    rollouts = [(Rollout.model_validate(row.document), row) for row in snapshot.rollouts]
     world = World(
         revision=snapshot.revision,
         mesh=snapshot.mesh,
@@ -146,6 +152,8 @@ def _decode(snapshot: _Snapshot) -> tuple[World, Cuts]:
         routes={document.name: _stated(document, row) for document, row in routes},
         externals={document.name: _stated(document, row) for document, row in externals},
         gateways={document.name: _stated(document, row) for document, row in gateways},
+        rollouts={document.name: _stated(document, row) for document, row in rollouts},
+        progress=snapshot.progress,
     )
     return world, {(cut.service, cut.instance): (cut.chains, cut.default) for cut in snapshot.cuts}
 

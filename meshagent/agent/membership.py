@@ -47,6 +47,11 @@ class Membership:
         self._doubted = self._left = False
         self.last_error = ""
 
+    @property
+    def lease(self) -> str:
+        """The id of the host's lease; empty while there is none."""
+        return self._lease.id if self._lease else ""
+
     def offer(self, offers: Mapping[tuple[str, str], Offer]) -> None:
         """Say which instances there are now, by service and id."""
         self._offers = dict(offers)

@@ -15,6 +15,7 @@ from meshagent.agent.health import HealthChecks
 from meshagent.agent.identities import Identities
 from meshagent.agent.key_pairs import KeyPairs
 from meshagent.agent.membership import Membership
+from meshagent.agent.rollouts import Rollouts
 from meshagent.agent.roster import Place, Registered, Roster, Source
 from meshagent.agent.served import Served
 from meshagent.agent.snapshots import Snapshots
@@ -67,6 +68,7 @@ class Operations:
     """Joins roster, watching, upstreams, identities, converger, membership and snapshots."""
 
     _held: World | None = None  # a first World that waits for the instances of upstreams
+    rollouts: Rollouts | None = None  # whose problems are this host's too
 
     def __init__(
         self,
@@ -157,7 +159,7 @@ class Operations:
             self._settle()
 
     def _served(self, world: World, view: ProxyView, generation: int) -> None:
-        policy = (world.mesh, world.intentions, world.services, world.routes, world.externals)
+        policy = (world.mesh, world.intentions, world.services, world.routes, world.externals, world.rollouts)
         urgent, self._policy = policy != self._policy, policy
         places = frozenset((inbound.service, inbound.instance) for inbound in view.inbounds)
         roots = {service: svid.root_digest for service, svid in sorted(self.converger.svids.items())}
@@ -332,6 +334,7 @@ class Operations:
         if self.foreign:
             told = self.foreign.problems.items()
             found.update({f"consul/intentions/{service}": f"{text}: their last word holds" for service, text in told})
+        found.update(self.rollouts.problems if self.rollouts else {})
         if self.dns and self.dns.problem:
             found["dns"] = self.dns.problem
         if self.snapshots.problem:

@@ -8,10 +8,11 @@ from meshagent.model.external import External
 from meshagent.model.gateway import Gateway
 from meshagent.model.intention import Intention
 from meshagent.model.mesh import Mesh
+from meshagent.model.rollout import Rollout
 from meshagent.model.route import Route
 from meshagent.model.service import Service
 
-Document = Mesh | Intention | Service | Route | External | Gateway
+Document = Mesh | Intention | Service | Route | External | Gateway | Rollout
 
 KINDS: Mapping[str, type[Document]] = {
     "mesh": Mesh,
@@ -20,4 +21,5 @@ KINDS: Mapping[str, type[Document]] = {
     "route": Route,
     "external": External,
     "gateway": Gateway,
+    "rollout": Rollout,
 }

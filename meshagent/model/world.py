@@ -12,6 +12,7 @@ from meshagent.model.gateway import Gateway
 from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention
 from meshagent.model.mesh import Mesh
+from meshagent.model.rollout import Progress, Rollout
 from meshagent.model.route import Route
 from meshagent.model.service import Instance, Service, ServiceDefinition
 from meshagent.model.veto import NO_VETOES, Vetoes
@@ -82,6 +83,8 @@ class World:
     vetoes: Vetoes = NO_VETOES
     externals: Mapping[str, Stated[External]] = field(default_factory=dict)  # of the upstreams
     gateways: Mapping[str, Stated[Gateway]] = field(default_factory=dict)  # that are served here
+    rollouts: Mapping[str, Stated[Rollout]] = field(default_factory=dict)  # by service
+    progress: Mapping[str, Progress] = field(default_factory=dict)  # of rollouts, by service
 
     def permissive(self, service: str) -> bool:
         """Whether plain text may be spoken to this service and with it."""

@@ -25,6 +25,7 @@ from meshagent.policy.egress import Egresses, called_outside, egresses_of
 from meshagent.policy.failover import backups_of, with_failover
 from meshagent.policy.gateways import Gateways, led_to, opened, served
 from meshagent.policy.precedence import guard, next_expiry
+from meshagent.policy.rollouts import rolled
 from meshagent.policy.tiers import Tiers, placed, tiers_of
 from meshagent.policy.vetoes import vetoed
 from meshagent.policy.ways import with_ways
@@ -142,7 +143,7 @@ def _renewed(world: World, last: Resolved, now: datetime) -> ProxyView:
         for piece, local in zip(view.inbounds, locals_, strict=True)
     )
     outbounds = view.outbounds
-    called = moved | _differing(last.world.routes, world.routes)
+    called = moved | _differing(last.world.routes, world.routes) | _moved_on(last.world, world)
     every = world.mesh != last.world.mesh  # whose defaults are everybody's
     if every or any(_leads_to(piece, world, called) for piece in outbounds):
         outbounds = tuple(
@@ -201,6 +202,11 @@ def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> set[str]
     return {name for name in old.keys() | new.keys() if old.get(name) is not new.get(name)}
 
 
+def _moved_on(old: World, new: World) -> set[str]:
+    """The services whose rollout came, went, or stands elsewhere now."""
+    return _differing(old.rollouts, new.rollouts) | _differing(old.progress, new.progress)
+
+
 class _Kept:
     """Hands out the previous view's object where the new one is equal to it."""
 
@@ -231,7 +237,9 @@ class _Kept:
 
 
 def _same_origins(old: Guard, new: Guard) -> bool:
-    return all(a.origin == b.origin and a.reason == b.reason for a, b in zip(old.rules, new.rules, strict=True))
+    """Of equal guards."""
+    same = all(a.origin == b.origin and a.reason == b.reason for a, b in zip(old.rules, new.rules, strict=True))
+    return same and (old.shadow is None or new.shadow is None or _same_origins(old.shadow, new.shadow))
 
 
 def _outbound_key(outbound: Outbound) -> tuple[str, str, int, str]:
@@ -296,7 +304,11 @@ def _reached(world: World, host: Host, outbound: Outbound, locals_: tuple[Local,
         place = Outbound(outbound.source, service, known, (), local_address="") if known else None
         return _found(world, host, place, locals_) if place else None
 
-    ways = with_ways(found, world.routes.get(outbound.upstream), host.region, other)
+    def serves(service: str, subset: str) -> bool:
+        place = found if service == found.upstream else other(service)
+        return place is not None and place.serves(subset)
+
+    ways = with_ways(found, rolled(world, outbound.upstream, serves), host.region, other)
     new = carried(with_failover(ways, world.services, other))
     if new.data_path and outbound.source in host.gateways:
         new = replace(new, data_path="")  # host and path decide there, so requests are what it sees

@@ -56,7 +56,8 @@ def shifts(before: World, after: World) -> tuple[Shift, ...]:
     """Every kind of request that fares otherwise, by destination. What callers share is said once."""
     worlds = (before, after)
     failing_over = {name for world in worlds for name, stated in world.services.items() if stated.thing.backups}
-    named = {*before.routes, *after.routes, *failing_over}
+    rolled = {*before.rollouts, *after.rollouts}
+    named = {*before.routes, *after.routes, *failing_over, *rolled}
     return tuple(shift for name in sorted(named) for shift in _towards(name, before, after))
 
 

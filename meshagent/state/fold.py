@@ -140,6 +140,7 @@ class Fold:
                 routes={name: stated for name, stated in world.routes.items() if name in interest.upstreams},
                 externals={name: each for name, each in world.externals.items() if name in interest.upstreams},
                 gateways={name: stated for name, stated in world.gateways.items() if name in interest.gateways},
+                rollouts={name: stated for name, stated in world.rollouts.items() if name in known},
             )
 
     def _take(self, changes: Changes) -> set[str]:
@@ -163,6 +164,7 @@ class Fold:
             "route": self._world.routes,
             "external": self._externals,
             "gateway": self._world.gateways,
+            "rollout": self._world.rollouts,
         }
         return {self._keys.document(kind, name) for kind, names in held.items() for name in names} | {self._keys.bundle}
 
@@ -207,6 +209,7 @@ class Fold:
             "route": self._awaiting.over(before.routes),
             "external": self._externals,
             "gateway": self._opening.over(before.gateways),
+            "rollout": dict(before.rollouts),
         }
         mesh, bundle = before.mesh, before.bundle
         for key in sorted(touched):
@@ -239,6 +242,7 @@ class Fold:
             awaits=awaits or bool(self._opening),
             externals=outside,
             gateways=gateways,
+            rollouts=by_kind["rollout"],
         )
 
     def _known(self, service: str) -> bool:

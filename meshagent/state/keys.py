@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from meshagent.model.names import ANY
 
-KINDS_OF_MANY = ("intention", "service", "route", "external", "gateway")
+KINDS_OF_MANY = ("intention", "service", "route", "external", "gateway", "rollout")
 """The kinds of which there is a document for each name."""
 
 
@@ -81,6 +81,28 @@ class Keys:
         return f"{self.root}config/external/"
 
     @property
+    def rollout_documents(self) -> str:
+        """Prefix of all rollouts, as operators want them."""
+        return f"{self.root}config/rollout/"
+
+    @property
+    def rollouts(self) -> str:
+        """Prefix of what hosts say of rollouts."""
+        return f"{self.root}rollouts/"
+
+    def rollout(self, service: str) -> str:
+        """Prefix of what hosts say of one service's rollout."""
+        return f"{self.rollouts}{service}/"
+
+    def progress(self, service: str) -> str:
+        """How far a service's rollout has come."""
+        return f"{self.rollout(service)}progress"
+
+    def measured(self, service: str, host: str) -> str:
+        """What one host has measured of a service's rollout."""
+        return f"{self.rollout(service)}measured/{host}"
+
+    @property
     def instances(self) -> str:
         """Prefix of the catalog."""
         return f"{self.root}instances/"
@@ -145,6 +167,13 @@ class Keys:
         parts = key.removeprefix(self.instances).split("/")
         return (parts[0], parts[1], parts[2]) if key.startswith(self.instances) and len(parts) == 3 else None
 
+    def parse_rollout(self, key: str) -> tuple[str, str] | None:
+        """(service, host) of what hosts say of rollouts, with no host where it is how far one has come; else None."""
+        parts = key.removeprefix(self.rollouts).split("/") if key.startswith(self.rollouts) else []
+        if len(parts) == 2 and parts[1] == "progress":
+            return (parts[0], "")
+        return (parts[0], parts[2]) if len(parts) == 3 and parts[1] == "measured" else None
+
 
 def bucket_of(name: str) -> str:
     """Which of the 64 index buckets names a document: `00` to `3f`."""
@@ -175,13 +204,20 @@ class Interest:
         """The services whose instances this host may call."""
         return self.upstreams | self.beyond
 
+    @property
+    def rolled(self) -> frozenset[str]:
+        """The services whose rollouts concern this host: it calls them, or runs what is measured."""
+        return self.services | self.reached
+
     def prefixes(self, keys: Keys) -> tuple[str, ...]:
         """What of policy to watch, and nothing else."""
         return (
             keys.manifest,
             keys.bundle,
-            *(key for key in self.documents(keys) if not key.startswith(keys.externals)),
-            *((keys.externals,) if self.upstreams else ()),  # one watch for all: there are few, and they seldom change
+            *(key for key in self.documents(keys) if not key.startswith((keys.externals, keys.rollout_documents))),
+            # One watch for all: there are few, and they seldom change.
+            *((keys.externals,) if self.upstreams else ()),
+            *((keys.rollout_documents,) if self.rolled else ()),
             *(sorted({keys.index_of(key) for key in self.documents(keys)}) if keys.signed else ()),
         )
 
@@ -190,10 +226,11 @@ class Interest:
         return (
             keys.mesh,
             *(keys.document("intention", name) for name in sorted({*self.judged, ANY})),
-            *(keys.document("service", name) for name in sorted(self.services | self.reached)),
+            *(keys.document("service", name) for name in sorted(self.rolled)),
             *(keys.document("route", name) for name in sorted(self.upstreams)),
             *(keys.document("external", name) for name in sorted(self.upstreams)),
             *(keys.document("gateway", name) for name in sorted(self.gateways)),
+            *(keys.document("rollout", name) for name in sorted(self.rolled)),
         )
 
     def wants(self, keys: Keys, key: str) -> bool:
@@ -209,4 +246,4 @@ class Interest:
             return name in self.upstreams
         if kind == "gateway":
             return name in self.gateways
-        return kind == "mesh" or (kind == "service" and name in self.services | self.reached)
+        return kind == "mesh" or (kind in ("service", "rollout") and name in self.rolled)
