@@ -44,6 +44,29 @@ def rival(kind: str, directory: Path, outbound: int, inbound: int, app: int) -> 
     return shaped(kind, config) if kind in SHAPES else config
 
 
+def wide(directory: Path, first: int, count: int, app: int, *, listeners: bool) -> dict[str, Any]:
+    """A bootstrap of Envoy's defaults with so many mTLS clusters: from the port `first` on a listener for each, or one.
+
+    The one tells them apart by the host that is asked for.
+    """
+    names = [f"mtls{number}" for number in range(count)]
+    managers = [_manager("out", name, lean=False, rbac=False) for name in (names if listeners else names[:1])]
+    if not listeners:
+        hosts = [
+            {"name": name, "domains": [name], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": name}}]}
+            for name in names
+        ]
+        managers[0]["typed_config"]["route_config"]["virtual_hosts"] = hosts
+    clusters = [_mtls_cluster(directory, app, h2=False) | {"name": name} for name in names]
+    for cluster in clusters:
+        cluster["load_assignment"] = cluster["load_assignment"] | {"cluster_name": cluster["name"]}
+    opened = [_listener(f"out{number}", first + number, manager, None) for number, manager in enumerate(managers)]
+    return {
+        "node": {"id": "wide", "cluster": "bench"},
+        "static_resources": {"listeners": opened, "clusters": clusters},
+    }
+
+
 def _manager(prefix: str, cluster: str, lean: bool, *, rbac: bool) -> dict[str, Any]:
     router: dict[str, Any] = {"@type": f"{_T}extensions.filters.http.router.v3.Router"}
     filters = [{"name": "router", "typed_config": router}]

@@ -19,6 +19,7 @@ from meshagent.agent.rollouts import Rollouts
 from meshagent.agent.roster import Place, Registered, Roster, Source
 from meshagent.agent.served import Served
 from meshagent.agent.snapshots import Snapshots
+from meshagent.agent.unlisted import Unlisted
 from meshagent.agent.upstreams import Upstreams
 from meshagent.agent.vetoes import ForeignIntentions
 from meshagent.agent.watching import Watching
@@ -27,7 +28,7 @@ from meshagent.errors import EnvoyFailed, MeshError
 from meshagent.host.responder import Responder
 from meshagent.model.service import Instance, ServiceDefinition
 from meshagent.model.view import ProxyView
-from meshagent.model.world import World
+from meshagent.model.world import Local, World
 from meshagent.policy.gateways import served, shut
 from meshagent.state.records import ReportRecord
 from meshagent.xds.server import XdsServer
@@ -67,6 +68,7 @@ class _Push:
 class Operations:
     """Joins roster, watching, upstreams, identities, converger, membership and snapshots."""
 
+    left = False
     _held: World | None = None  # a first World that waits for the instances of upstreams
     rollouts: Rollouts | None = None  # whose problems are this host's too
 
@@ -108,12 +110,12 @@ class Operations:
         self.dns = dns
         self.key_pairs = key_pairs or KeyPairs(clock, lambda pairs: converger.offer(key_pairs=pairs))
         watching.on_upstreams = upstreams.want
+        self._known_calls = Unlisted(self.roster_changed).left_out
         converger.in_force = lambda generation: xds.wait_applied(generation, _WARMING_SECONDS)
         self._waiting: list[_Push] = []
         self._policy: object = None
         self.live: frozenset[Place] = frozenset()
         self._listed: frozenset[str] = frozenset()
-        self.left = False
         self.applied_revision = 0
         self.applied_bundle = ""
         self._whole = 0  # the newest revision of which nothing waits
@@ -127,7 +129,7 @@ class Operations:
         """A service came, went, or changed its health."""
         self.watching.narrow(self.roster.interest())
         self._want_identities(self.converger.world)
-        self.converger.offer(locals_=self.roster.locals(self.converger.world))
+        self.converger.offer(locals_=self._locals(self.converger.world))
         self._offer_instances()
 
     def world_changed(self, world: World) -> None:
@@ -140,7 +142,10 @@ class Operations:
                 asyncio.get_running_loop().call_later(_UNLISTED_SECONDS, self._release)
             self._held = world
         else:
-            self.converger.offer(world=world, locals_=self.roster.locals(world))
+            self.converger.offer(world=world, locals_=self._locals(world))
+
+    def _locals(self, world: World | None) -> tuple[Local, ...]:
+        return self._known_calls(self.roster.locals(world), world)
 
     def _unlisted(self, world: World) -> bool:
         """Whether it is not known yet where upstreams run.
