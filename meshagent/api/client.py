@@ -14,7 +14,7 @@ import json
 import os
 import pwd
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -25,6 +25,7 @@ from meshagent.model.service import ServiceDefinition
 Data = dict[str, Any]
 
 _SCHEME = "unix://"
+_LINE_BYTES = 1 << 20  # at most, of a request told live
 _TIMEOUT = 10.0  # seconds, for what the agent answers at once
 _DRAIN_TIMEOUT = 120.0  # seconds, for what ends only when the last request under way has
 _GROUP = "meshagent"  # the agent gives its socket to this group where there is one
@@ -81,9 +82,50 @@ class AgentClient:
         stats: dict[str, float] = (await self._data("GET", "/v1/proxy/stats", _only(filter=pattern or None)))["stats"]
         return stats
 
+    async def traffic(self) -> Data:
+        """What this host's Envoy has counted of who calls whom (`api/traffic.py`)."""
+        return await self._data("GET", "/v1/traffic")
+
     async def requests(self, **wanted: str) -> Data:
         """What the access log has, newest first (`requests`), by the query of `api/requests.py`."""
         return await self._data("GET", "/v1/requests", _only(**wanted))
+
+    @contextlib.asynccontextmanager
+    async def tap(self, **wanted: str) -> AsyncIterator[AsyncIterator[Data]]:
+        """Live requests by the query of `api/tap.py`, from the moment on at which the block is entered.
+
+        Lines of the answer; they end when the agent does. UsageProblem, NotFound, EnvoyFailed.
+        """
+        target = f"/v1/tap?{urlencode(_only(**wanted))}"
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(self.path), limit=_LINE_BYTES)
+        except OSError as error:
+            raise self._unreachable(error) from None
+        try:
+            yield await self._lines(reader, writer, target)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _lines(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str
+    ) -> AsyncIterator[Data]:
+        """Ask, and give the lines of the body once the answer has begun."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                writer.write(f"GET {target} HTTP/1.0\r\nHost: agent\r\n\r\n".encode())
+                head = await reader.readuntil(b"\r\n\r\n")
+                status = int(head.split(b" ", 2)[1])
+                if status != 200:
+                    self._answer(*_parsed(head + await reader.read()))
+        except TimeoutError:
+            raise AgentUnreachable(
+                f"the agent on {self.path} did not answer within {self._timeout:g} s", next_step="look at its log"
+            ) from None
+        except (OSError, EOFError) as error:
+            raise self._unreachable(error) from None
+        return _json_lines(reader)
 
     async def _data(
         self,
@@ -184,6 +226,12 @@ def _parsed(answer: bytes) -> tuple[int, bytes]:
     if length.isdecimal() and len(body) < int(length):
         raise EOFError
     return int(rest[:3]), body
+
+
+async def _json_lines(reader: asyncio.StreamReader) -> AsyncIterator[Data]:
+    with contextlib.suppress(OSError):
+        async for line in reader:
+            yield json.loads(line)
 
 
 def _only(**query: str | None) -> dict[str, str]:

@@ -38,6 +38,7 @@ _COMMANDS = {
     "policy": Lazy("meshagent.cli.policy:policy", "Policy documents: apply, validate, get, delete, sign."),
     "explain": Lazy("meshagent.cli.explain:explain", "Why a call is allowed or refused, and where it would go."),
     "status": Lazy("meshagent.cli.status:status", "The mesh and this host's agent at a glance."),
+    "ui": Lazy("meshagent.ui.command:ui", "The mesh in a browser, on this machine."),
     "doctor": Lazy("meshagent.cli.doctor:doctor", "What is wrong, and the next step."),
     "dns": Lazy("meshagent.cli.dns:dns", "Names of services for applications: install, uninstall, show."),
     "proxy": Lazy("meshagent.cli.proxy:proxy", "This host's Envoy: status, config, stats."),
