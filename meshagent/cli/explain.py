@@ -18,6 +18,7 @@ from meshagent.cli.rules import Data, verdict_data, verdict_words
 from meshagent.cli.session import Session
 from meshagent.cli.settings_words import settings_data, settings_of, settings_words
 from meshagent.cli.soundness import unknown_service
+from meshagent.cli.standings import line_of, standings_of
 from meshagent.cli.ways import Journey, failover_data, failover_words, journey, standing, way_data, way_words
 from meshagent.cli.ways import called as called_of
 from meshagent.model.names import ANY, HTTP_PROTOCOLS
@@ -65,25 +66,28 @@ async def check(
 
 
 @click.command()
-@click.argument("source", type=SERVICE)
-@click.argument("destination", type=SERVICE)
+@click.argument("source", type=SERVICE, metavar="SOURCE|TICKET")
+@click.argument("destination", type=SERVICE, required=False)
 @click.argument("method", required=False)
 @click.argument("path", required=False)
 @click.option("--header", multiple=True, type=SENT_HEADER, metavar="NAME=VALUE", help="A header of the request.")
 @click.option("--region", metavar="REGION", help="Where the caller's host stands; where its instances do unless told.")
 @click.option("--zone", metavar="ZONE", help="The zone of the caller's host; that of its instances unless told.")
-@mesh_options("store", "config", "output")
+@click.option("--last", is_flag=True, help="The last call of the two that failed, as this host's access log has it.")
+@mesh_options("store", "api", "config", "output")
 @click.pass_obj
 @awaited
 async def explain(
     session: Session,
     source: str,
-    destination: str,
+    destination: str | None,
     method: str | None,
     path: str | None,
     header: tuple[tuple[str, str], ...],
     region: str | None,
     zone: str | None,
+    *,
+    last: bool,
 ) -> int:
     """Why a call of SOURCE to DESTINATION is allowed or refused, which way it takes, and which instances it would reach.
 
@@ -92,9 +96,16 @@ async def explain(
     Where a route leads to several services, each of them has to allow it, with the path and headers that it gets to see.
     Exit code 0 allowed, 5 not.
 
+    A TICKET is what a refused or failed call got in x-mesh-ticket. On the host that answered, it tells what was seen, the
+    line of the policy that decided then, whether it would again, and what would allow that very call; --last does so for
+    the last failure of the two.
+
     \b
     Example:  meshagent explain web payments GET /reports
+              meshagent explain 1795285781540400-7
     """
+    if destination is None or last:
+        return await _seen(session, source, destination)
     answer = await _answer(session, source, destination, _request(method, path, header), (region, zone))
     data = answer.whole
     table = Table(("INSTANCE", "HOST", "ADDRESS", "HEALTH", "CALLED"), [_cells(each) for each in data["instances"]])
@@ -102,6 +113,16 @@ async def explain(
     for doubt in answer.doubts:
         warn(doubt)
     return answer.exit_code
+
+
+async def _seen(session: Session, source: str, destination: str | None) -> int:
+    from meshagent.cli.tickets import TICKET, explain_last, explain_ticket
+
+    if destination is not None:
+        return await explain_last(session, source, destination)
+    if not TICKET.fullmatch(source):
+        raise misuse(f"{source} is no ticket: name the destination, too")
+    return await explain_ticket(session, source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +211,8 @@ def answer_of(
     if (judge, arrives) != (destination, request):
         lines.append(f"  judged   by {judge}" + (f", as {arrives.method} {arrives.path}" if arrives else ""))
     reached = sorted({target.service or "" for target, _ in way.targets})
+    rolled = [each for each in standings_of(seen.documents, seen.rolled, now_utc()) if each["service"] in reached]
+    data, lines = data | {"rollouts": rolled}, [*lines, *(f"  {line_of(each)}" for each in rolled)]
     judges = {source} if outside else set(reached)
     deciding = tuple(report for report in reports if judges & set(report.services))
     words = "\n".join(filter(None, lines))

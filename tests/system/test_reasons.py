@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
+import sys
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from types import SimpleNamespace
@@ -163,6 +165,45 @@ async def test_a_refused_connection_is_in_the_log_as_one(shop):
     line = (await seen(shop, destination="ledger", side="inbound"))[0]
     assert (line["reason"], line["source"], line["status"]) == ("intention", "web", 0)
     await eventually(lambda: any(event["service"] == "ledger" for event in shop.agent.events("request_refused")), 5)
+
+
+async def test_a_ticket_leads_to_the_line_of_policy_and_to_the_command_that_allows_that_call(shop):
+    answer = await get(shop.local["payments"], "/secret/1")
+    ticket = answer.headers["x-mesh-ticket"]
+    await seen(shop, ticket=ticket)
+    code, told = await meshagent(shop, "explain", ticket)
+    assert code == 5 and "web -> payments GET /secret/1: 403 l7-rule" in told
+    assert "from     test.yaml:1" in told and "which    deny below /secret" in told
+    step = told.partition("next     meshagent ")[2].splitlines()[0]
+    assert step == "intention allow web payments --method GET --path-exact /secret/1"
+    assert (await meshagent(shop, *step.split(), "--wait"))[0] == 0
+    await eventually(lambda: asyncio.run(get(shop.local["payments"], "/secret/1")).status == 200, 5)
+    assert (await get(shop.local["payments"], "/secret/2")).status == 403
+    code, told = await meshagent(shop, "explain", ticket)
+    assert code == 0 and "since    revision" in told and "now      allowed" in told
+
+
+async def test_the_last_failure_of_two_is_explained(shop):
+    await get(shop.local["fake"])
+    await seen(shop, reason="tls-identity")
+    code, told = await meshagent(shop, "explain", "--last", "web", "fake")
+    assert code == 0 and "503 tls-identity" in told and "SANs are" in told.replace("_", " ")
+
+
+async def meshagent(shop, *arguments):
+    """(exit code, what it says) of a command."""
+    where = {"MESHAGENT_STORE": shop.mesh.url, "MESHAGENT_API": shop.agent.api}
+    command = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "meshagent",
+        *arguments,
+        env={**os.environ, **where},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await command.communicate()
+    return command.returncode, said.decode()
 
 
 async def seen(shop, count=1, **wanted):
