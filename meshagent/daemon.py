@@ -340,7 +340,8 @@ class Daemon:
     async def _serve_api(self) -> None:
         config = self._config
         facts = {"data_dir": str(config.data_dir), "store": config.store}
-        async with serving(self.operations, self.envoy, facts, config.api_socket, config.metrics_address):
+        api, metrics = config.api_socket, config.metrics_address
+        async with serving(self.operations, self.envoy, facts, api, metrics, config.metrics_edges):
             if self._trust:
                 _log.info("signatures_required", keys=sorted(self._trust.keys))
             _log.info("agent_started", host=self._host.name, api=str(self._config.api_socket))

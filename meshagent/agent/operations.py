@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from meshagent.agent.health import HealthChecks
 from meshagent.agent.identities import Identities
 from meshagent.agent.key_pairs import KeyPairs
 from meshagent.agent.membership import Membership
+from meshagent.agent.propagation import Propagation
 from meshagent.agent.rollouts import Rollouts
 from meshagent.agent.roster import Place, Registered, Roster, Source
 from meshagent.agent.served import Served
@@ -31,6 +33,7 @@ from meshagent.model.view import ProxyView
 from meshagent.model.world import Local, World
 from meshagent.policy.gateways import served, shut
 from meshagent.state.records import ReportRecord
+from meshagent.xds.outcome import Rejected
 from meshagent.xds.server import XdsServer
 
 _log = structlog.get_logger(__name__)
@@ -69,6 +72,7 @@ class Operations:
     """Joins roster, watching, upstreams, identities, converger, membership and snapshots."""
 
     left = False
+    applied_bundle = ""
     _held: World | None = None  # a first World that waits for the instances of upstreams
     rollouts: Rollouts | None = None  # whose problems are this host's too
 
@@ -116,8 +120,8 @@ class Operations:
         self._policy: object = None
         self.live: frozenset[Place] = frozenset()
         self._listed: frozenset[str] = frozenset()
+        self.propagation = Propagation()
         self.applied_revision = 0
-        self.applied_bundle = ""
         self._whole = 0  # the newest revision of which nothing waits
         self._applied_roots: Mapping[str, str] = {}
         self._moved = asyncio.Event()
@@ -134,6 +138,7 @@ class Operations:
 
     def world_changed(self, world: World) -> None:
         """The store has a new World."""
+        self.propagation.seen(world.revision, time.monotonic())
         self._want_identities(world)
         gateways = served(world, self.roster.interest().gateways)
         self.key_pairs.want(each for gateway in gateways for each in gateway.certificates)
@@ -160,7 +165,8 @@ class Operations:
 
     async def follow_outcomes(self) -> None:
         """Take in what Envoy applied and rejected, for ever."""
-        async for _ in self.xds.outcomes():
+        async for outcome in self.xds.outcomes():
+            self.propagation.rejections += isinstance(outcome, Rejected)
             self._settle()
 
     def _served(self, world: World, view: ProxyView, generation: int) -> None:
@@ -182,6 +188,7 @@ class Operations:
             self._waiting = [served for served in self._waiting if served.generation > applied]
             self.applied_revision, self._listed = done[-1].revision, done[-1].listed
             self.applied_bundle, self._applied_roots = done[-1].bundle, done[-1].roots
+            self.propagation.applied(self.applied_revision, time.monotonic())
             rejected = self.rejected()
             ports = {each.place: f"in/{each.mtls_port}" for each in self.roster.registered.values()}
             self.live = frozenset(place for place in done[-1].places if ports.get(place) not in rejected)

@@ -55,6 +55,7 @@ class Watching:
         self._complete = asyncio.Event()
         self._told: dict[str, str] = {}
         self.stale_since: datetime | None = clock()
+        self.heard_at: datetime | None = None  # the last word of the store
         self.outage_ended = float("-inf")  # by the event loop's clock: hosts need their time to register again
         self.on_upstreams: Callable[[frozenset[str]], None] = lambda _: None
 
@@ -112,6 +113,7 @@ class Watching:
             except (StoreUnavailable, StoreDenied) as error:
                 self._stale(str(error))
                 continue
+            self.heard_at = self._clock()
             if not health.ok:
                 self._stale("; ".join(health.problems))
             elif self._complete.is_set() and self.stale_since is not None:
@@ -134,6 +136,7 @@ class Watching:
             self._take(changes)
 
     def _take(self, changes: Changes) -> None:
+        self.heard_at = self._clock()
         self._tell(lambda: self._fold.add(changes))
 
     def _tell(self, fold: Callable[[], World | None]) -> None:

@@ -18,7 +18,7 @@ from meshagent.api.requests import logged_requests
 from meshagent.api.status import agent_status, proxy_status, service_rows
 from meshagent.api.traffic import read_traffic
 from meshagent.envoy.process import EnvoyProcess
-from meshagent.errors import InvalidDocument, MeshError, NotFound, PortInUse, Problem, UsageProblem
+from meshagent.errors import EnvoyFailed, InvalidDocument, MeshError, NotFound, PortInUse, Problem, UsageProblem
 from meshagent.model.service import ServiceDefinition
 
 _BODY_LIMIT = 1 << 20  # bytes
@@ -28,12 +28,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Api:
-    """The handlers."""
+    """The handlers. `edges`: how many the metrics page tells apart."""
 
-    def __init__(self, operations: Operations, envoy: EnvoyProcess, facts: dict[str, str]) -> None:
+    def __init__(self, operations: Operations, envoy: EnvoyProcess, facts: dict[str, str], edges: int) -> None:
         self._operations = operations
         self._envoy = envoy
         self._facts = facts
+        self._edges = edges
 
     def app(self) -> web.Application:
         """The application for the Unix socket."""
@@ -107,7 +108,12 @@ class Api:
         return web.json_response(await logged_requests(directory, request.query, datetime.now(UTC)))
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=metrics_text(await self._whole()), content_type="text/plain")
+        try:
+            counted = await read_traffic(self._operations, self._envoy)
+        except EnvoyFailed:
+            counted = None
+        page = metrics_text(await self._whole(), counted, self._edges)
+        return web.Response(body=page, content_type="text/plain")
 
     async def _whole(self) -> dict[str, Any]:
         """The agent's status, and what Envoy knows of limits."""

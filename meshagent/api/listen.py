@@ -26,11 +26,19 @@ _BACKLOG = 128
 
 @asynccontextmanager
 async def serving(
-    operations: Operations, envoy: EnvoyProcess, facts: dict[str, str], api: Path, metrics: tuple[str, int] | None
+    operations: Operations,
+    envoy: EnvoyProcess,
+    facts: dict[str, str],
+    api: Path,
+    metrics: tuple[str, int] | None,
+    edges: int,
 ) -> AsyncIterator[None]:
-    """Serve while the block runs: the API on a Unix socket for its owner and group, the metrics on a TCP port."""
+    """Serve while the block runs: the API on a Unix socket for its owner and group, the metrics on a TCP port.
+
+    `edges`: how many the metrics tell apart.
+    """
     listening = [_unix(api), *([opened] if metrics and (opened := _tcp(*metrics)) else [])]
-    serve = asyncio.create_task(_serve(operations, envoy, facts, listening))
+    serve = asyncio.create_task(_serve(operations, envoy, facts, listening, edges))
     try:
         yield
     finally:
@@ -42,14 +50,14 @@ async def serving(
 
 
 async def _serve(
-    operations: Operations, envoy: EnvoyProcess, facts: dict[str, str], listening: list[socket.socket]
+    operations: Operations, envoy: EnvoyProcess, facts: dict[str, str], listening: list[socket.socket], edges: int
 ) -> None:
     await _first_call(listening)
     from aiohttp import web
 
     from meshagent.api.app import Api
 
-    handlers = Api(operations, envoy, facts)
+    handlers = Api(operations, envoy, facts, edges)
     runners: list[web.AppRunner] = []
     try:
         for app, each in zip((handlers.app(), handlers.metrics_app()), listening, strict=False):

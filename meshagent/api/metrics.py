@@ -5,55 +5,81 @@ Every name here stands in docs/metrics.md; a test compares the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from meshagent.api.series import traffic_series
 
-def metrics_text(status: dict[str, Any]) -> bytes:
-    """The Prometheus text of one agent status (`api.status.agent_status`)."""
+
+def metrics_text(status: dict[str, Any], traffic: Mapping[str, Any] | None = None, most: int = 0) -> bytes:
+    """The Prometheus text of one agent status (`api.status.agent_status`) and of the traffic, if Envoy told any.
+
+    `most`: how many edges of the traffic are told apart.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Status(status))
+    registry.register(_Page(status, traffic, most))
     return generate_latest(registry)
 
 
-class _Status(Collector):
-    def __init__(self, status: dict[str, Any]) -> None:
-        self._status = status
+class _Page(Collector):
+    def __init__(self, status: dict[str, Any], traffic: Mapping[str, Any] | None, most: int) -> None:
+        self._status, self._traffic, self._most = status, traffic, most
 
     def collect(self) -> Iterator[Metric]:
-        status = self._status
-        info = GaugeMetricFamily("meshagent_info", "1, with the versions as labels.", labels=["agent", "envoy"])
-        info.add_metric([status["agent_version"], status["envoy_version"]], 1)
-        yield info
-        yield _gauge("meshagent_policy_revision", "Policy revision read from the store.", status["revision"])
-        yield _gauge(
-            "meshagent_policy_revision_applied", "Policy revision that Envoy applied.", status["applied_revision"]
-        )
-        yield _gauge("meshagent_store_ok", "1 while the store answers.", int(status["store_ok"]))
-        yield _gauge("meshagent_problems", "Things that are not as they should be.", len(status["problems"]))
-        yield _gauge("meshagent_rejected_resources", "Resources that Envoy refuses.", len(status["rejected"]))
-        yield _gauge("meshagent_services", "Services that run on this host.", len(status["services"]))
-        yield _gauge("meshagent_envoy_connected", "1 while Envoy is connected.", int(status["envoy"]["ready"]))
-        restarts = CounterMetricFamily("meshagent_envoy_restarts", "Times that Envoy ended and was started again.")
-        restarts.add_metric([], status["envoy"]["restarts"])
-        yield restarts
-        yield from _svids(status["svids"])
-        yield from _trust(status)
-        yield from _limits(status["limits"])
-        sent = CounterMetricFamily("meshagent_xds_sent", "Resources sent to Envoy since it connected.", labels=["type"])
-        for name, count in status["sent"].items():
-            sent.add_metric([name], count)
-        yield sent
-        if status["dns"]:
-            asked = CounterMetricFamily("meshagent_dns_queries", "DNS queries by how they ended.", labels=["result"])
-            for result, count in status["dns"]["queries"].items():
-                asked.add_metric([result], count)
-            yield asked
+        yield from _agent(self._status)
+        if self._traffic is not None:
+            yield from traffic_series(self._traffic, self._most)
+
+
+def _agent(status: dict[str, Any]) -> Iterator[Metric]:
+    info = GaugeMetricFamily("meshagent_info", "1, with the versions as labels.", labels=["agent", "envoy"])
+    info.add_metric([status["agent_version"], status["envoy_version"]], 1)
+    yield info
+    yield _gauge("meshagent_policy_revision", "Policy revision read from the store.", status["revision"])
+    yield _gauge("meshagent_policy_revision_applied", "Policy revision that Envoy applied.", status["applied_revision"])
+    yield _gauge("meshagent_store_ok", "1 while the store answers.", int(status["store_ok"]))
+    yield from _policy(status)
+    yield _gauge("meshagent_problems", "Things that are not as they should be.", len(status["problems"]))
+    yield _gauge("meshagent_rejected_resources", "Resources that Envoy refuses.", len(status["rejected"]))
+    yield _gauge("meshagent_services", "Services that run on this host.", len(status["services"]))
+    yield _gauge("meshagent_envoy_connected", "1 while Envoy is connected.", int(status["envoy"]["ready"]))
+    restarts = CounterMetricFamily("meshagent_envoy_restarts", "Times that Envoy ended and was started again.")
+    restarts.add_metric([], status["envoy"]["restarts"])
+    yield restarts
+    yield from _svids(status["svids"])
+    yield from _trust(status)
+    yield from _limits(status["limits"])
+    sent = CounterMetricFamily("meshagent_xds_sent", "Resources sent to Envoy since it connected.", labels=["type"])
+    for name, count in status["sent"].items():
+        sent.add_metric([name], count)
+    yield sent
+    if status["dns"]:
+        asked = CounterMetricFamily("meshagent_dns_queries", "DNS queries by how they ended.", labels=["result"])
+        for result, count in status["dns"]["queries"].items():
+            asked.add_metric([result], count)
+        yield asked
+
+
+def _policy(status: dict[str, Any]) -> Iterator[Metric]:
+    """How fresh what this host knows is, and how long it took to be in force."""
+    heard = status["heard_at"]
+    text = "When the store said its last word (Unix time); 0: nothing yet."
+    yield _gauge("meshagent_store_heard_at_seconds", text, datetime.fromisoformat(heard).timestamp() if heard else 0)
+    stale = status["stale_since"]
+    text = "Since when the store does not answer (Unix time); 0 while it does."
+    yield _gauge("meshagent_store_stale_since_seconds", text, datetime.fromisoformat(stale).timestamp() if stale else 0)
+    took = status["propagation"]
+    text = "From reading a policy revision to Envoy's having applied it."
+    applied = HistogramMetricFamily("meshagent_policy_apply_seconds", text)
+    applied.add_metric([], took["buckets"], took["seconds"])
+    rejected = CounterMetricFamily("meshagent_xds_rejections", "Times that Envoy refused resources.")
+    rejected.add_metric([], took["rejections"])
+    yield from (applied, rejected)
 
 
 def _svids(svids: dict[str, Any]) -> Iterator[Metric]:

@@ -25,6 +25,7 @@ def agent_status(operations: Operations, envoy: EnvoyProcess, facts: dict[str, s
         **facts,
         "store_ok": watching.stale_since is None,
         "stale_since": watching.stale_since.isoformat() if watching.stale_since else None,
+        "heard_at": watching.heard_at.isoformat() if watching.heard_at else None,
         "revision": world.revision if world else 0,
         "applied_revision": operations.applied_revision,
         "trust_domain": world.mesh.trust_domain if world else "",
@@ -39,6 +40,11 @@ def agent_status(operations: Operations, envoy: EnvoyProcess, facts: dict[str, s
         "ca_skew_seconds": operations.authorities.skew,
         "envoy": {"pid": envoy.pid, "ready": bool(operations.xds.streams), "restarts": envoy.restarts},
         "sent": _sent(operations),
+        "propagation": {
+            "buckets": operations.propagation.buckets,
+            "seconds": operations.propagation.seconds,
+            "rejections": operations.propagation.rejections,
+        },
         "dns": _dns(operations.dns),
     }
 

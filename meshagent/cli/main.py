@@ -42,6 +42,7 @@ _COMMANDS = {
     "doctor": Lazy("meshagent.cli.doctor:doctor", "What is wrong, and the next step."),
     "dns": Lazy("meshagent.cli.dns:dns", "Names of services for applications: install, uninstall, show."),
     "proxy": Lazy("meshagent.cli.proxy:proxy", "This host's Envoy: status, config, stats."),
+    "metrics": Lazy("meshagent.cli.metrics:metrics", "Where Prometheus finds the hosts of the mesh."),
     "authority": Lazy(
         "meshagent.cli.authority:authority", "Run a signing authority: it lets hosts in and certifies them."
     ),

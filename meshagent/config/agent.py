@@ -147,6 +147,9 @@ class AgentConfig(StoreConfig):
     metrics: str = Field(
         default="127.0.0.1:9102", description="Where Prometheus finds the agent's metrics; none: nowhere."
     )
+    metrics_edges: int = Field(
+        default=1000, ge=0, le=100_000, description="How many edges (who calls whom) the metrics tell apart at most."
+    )
     dns: DnsAddress = Field(
         default=NOWHERE, description="Loopback address and port where names of services are answered; none: nowhere."
     )

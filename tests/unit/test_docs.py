@@ -110,6 +110,9 @@ def test_every_metric_is_listed_with_its_type():
         "revision": 0,
         "applied_revision": 0,
         "store_ok": True,
+        "heard_at": None,
+        "stale_since": datetime(2027, 1, 1, tzinfo=UTC).isoformat(),
+        "propagation": {"buckets": [("1", 1), ("+Inf", 2)], "seconds": 3.0, "rejections": 1},
         "problems": {},
         "rejected": {},
         "services": [],
@@ -130,7 +133,8 @@ def test_every_metric_is_listed_with_its_type():
         "limits": [{"source": "a", "upstream": "b", "limit": "max_requests", "allowed": 5, "left": 1, "reached": 0}],
         "dns": {"queries": {"answered": 1}},
     }
-    served = re.findall(r"^# TYPE (\S+) (\S+)$", metrics_text(status).decode(), re.MULTILINE)
+    page = metrics_text(status, {"edges": [], "rules": []}, 10).decode()
+    served = re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE)
     listed = re.findall(r"^\| `(meshagent_\w+)` \| (\w+) \|", text("docs/metrics.md"), re.MULTILINE)
     assert served and set(listed) == set(served)
 

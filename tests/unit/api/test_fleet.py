@@ -18,10 +18,10 @@ meshagent_requests_total{side="outbound",source="web",destination="api",route=""
 meshagent_requests_total{side="outbound",source="web",destination="api",route="",subset="",response="5xx"} 10.0
 meshagent_requests_total{side="outbound",source="web",destination="api",route="",subset="",response="failed"} 2.0
 meshagent_requests_total{side="outbound",source="other",destination="api",route="",subset="",response="2xx"} 1.0
-# HELP meshagent_request_duration_milliseconds Time.
-# TYPE meshagent_request_duration_milliseconds histogram
-meshagent_request_duration_milliseconds_bucket{side="outbound",source="web",destination="api",route="",subset="",le="5.0"} 60.0
-meshagent_request_duration_milliseconds_bucket{side="outbound",source="web",destination="api",route="",subset="",le="+Inf"} 100.0
+# HELP meshagent_request_duration_seconds Time.
+# TYPE meshagent_request_duration_seconds histogram
+meshagent_request_duration_seconds_bucket{side="outbound",source="web",destination="api",route="",subset="",le="0.005"} 60.0
+meshagent_request_duration_seconds_bucket{side="outbound",source="web",destination="api",route="",subset="",le="+Inf"} 100.0
 # TYPE meshagent_bytes_total counter
 meshagent_bytes_total{side="outbound",source="web",destination="api",route="",subset="",direction="sent"} 512.0
 # TYPE meshagent_store_ok gauge
