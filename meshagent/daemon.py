@@ -215,6 +215,7 @@ class Daemon:
         operations, data = self.operations, self._config.data_dir
         return [
             self.envoy.run(),
+            self.envoy.tap.run(),
             self.converger.run(),
             operations.watching.run(),
             operations.watching.run_health(),

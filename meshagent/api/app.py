@@ -16,6 +16,7 @@ from meshagent.api.limits import upstream_limits
 from meshagent.api.metrics import metrics_text
 from meshagent.api.requests import logged_requests
 from meshagent.api.status import agent_status, proxy_status, service_rows
+from meshagent.api.tap import watch
 from meshagent.api.traffic import read_traffic
 from meshagent.envoy.process import EnvoyProcess
 from meshagent.errors import EnvoyFailed, InvalidDocument, MeshError, NotFound, PortInUse, Problem, UsageProblem
@@ -50,6 +51,8 @@ class Api:
         app.router.add_get("/v1/proxy/config", self._proxy_config)
         app.router.add_get("/v1/proxy/stats", self._proxy_stats)
         app.router.add_get("/v1/requests", self._requests)
+        app.router.add_get("/v1/tap", self._tap)
+        app.on_shutdown.append(self._end_taps)
         return app
 
     def metrics_app(self) -> web.Application:
@@ -93,6 +96,12 @@ class Api:
 
     async def _traffic(self, _: web.Request) -> web.Response:
         return web.json_response(await read_traffic(self._operations, self._envoy))
+
+    async def _tap(self, request: web.Request) -> web.StreamResponse:
+        return await watch(request, self._operations, self._envoy.tap)
+
+    async def _end_taps(self, _: web.Application) -> None:
+        self._envoy.tap.end()  # else the agent would wait for whoever watches
 
     async def _proxy_status(self, _: web.Request) -> web.Response:
         return web.json_response(await proxy_status(self._operations, self._envoy))

@@ -127,6 +127,10 @@ class AgentClient:
             raise self._unreachable(error) from None
         return _json_lines(reader)
 
+    async def call_path(self, source: str, destination: str) -> Data:
+        """How far a call gets on this host, by `api/path.py`."""
+        return await self._data("GET", "/v1/path", {"source": source, "destination": destination})
+
     async def _data(
         self,
         method: str,

@@ -19,6 +19,7 @@ from meshagent.envoy.drain import drain
 from meshagent.envoy.handle import Handle, digest_of, load_handle, save_handle, serving
 from meshagent.envoy.locate import EnvoyVersion, check_version, locate, parse_version
 from meshagent.envoy.spawn import LOG, STDERR, arguments, open_files_limit, spawn
+from meshagent.envoy.tap import Tap
 from meshagent.errors import EnvoyFailed, MeshError
 from meshagent.private import read_private, write_private
 
@@ -77,6 +78,7 @@ class EnvoyProcess:
         self._stderr_from = 0
         self._stopping = asyncio.Event()
         self.admin = AdminClient(settings.admin_socket)
+        self.tap = Tap(self.admin, settings.tap_socket)
         self.version = EnvoyVersion(0, 0, 0)
         self.adopted = False
         self.restarts = 0

@@ -14,6 +14,7 @@ from meshagent.model.names import spiffe_id
 from meshagent.model.view import Outbound, ProxyView
 from meshagent.translate.replies import REFUSED, TICKET, TICKET_HEADER
 from meshagent.translate.settings import Settings, pack
+from meshagent.translate.tap import tap
 
 OUTBOUND, EXTERNAL, GATEWAY, INBOUND = "outbound to ", "external ", "gateway", "inbound"
 MARKED = "meshagent.log"  # in the metadata of routes
@@ -76,7 +77,18 @@ class Line:
 
 
 def logs(policy: AccessLogPolicy, line: Line, settings: Settings) -> Iterator[AccessLog]:
-    """What is logged of one side of a service: nothing, or lines of the agent's own."""
+    """What is logged of one side of a service: nothing, or lines of the agent's own; and the place of a tap, that is off."""
+    yield from written(policy, line, settings)
+    yield tap_of(line)
+
+
+def tap_of(line: Line) -> AccessLog:
+    """Where the same can be watched live."""
+    return tap(line.service, line.side.partition(" ")[0], http=line.http)
+
+
+def written(policy: AccessLogPolicy, line: Line, settings: Settings) -> Iterator[AccessLog]:
+    """What goes into the access log."""
     if policy.only == "none":
         return
     log = AccessLog(name="envoy.access_loggers.file")
@@ -106,10 +118,11 @@ def outbound_logs(outbound: Outbound, view: ProxyView, settings: Settings) -> It
     apart = {log_mark(asked): asked for way in outbound.ways if (asked := way.rule.access_log)}
     line = Line(outbound.source, f"{OUTBOUND}{outbound.upstream}", view.trust_domain, True, outbound.traced)
     for mark, policy in ((None, whole), *sorted(apart.items())):
-        for log in logs(policy, line, settings):
+        for log in written(policy, line, settings):
             if apart:
                 _of_rules(log, mark)
             yield log
+    yield tap_of(line)
 
 
 def log_mark(policy: AccessLogPolicy) -> str:

@@ -14,7 +14,7 @@ from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 
 from meshagent.model.view import Egress, ProxyView
-from meshagent.translate.accesslog import EXTERNAL, Line, logs
+from meshagent.translate.accesslog import EXTERNAL, Line, logs, written
 from meshagent.translate.connection import egress_manager
 from meshagent.translate.external import external_name, passed_name
 from meshagent.translate.rbac import caller_config, rules_by_ecds
@@ -74,7 +74,7 @@ def egress_filters(chain: FilterChain, egress: Egress, view: ProxyView, settings
 
 def _pass_by_name(listener: Listener, egress: Egress, view: ProxyView, settings: Settings) -> None:
     """A chain for each host. A connection that names none of them finds no chain, and is closed; the log tells the name."""
-    for log in logs(view.access_log, _line(egress, view), settings):
+    for log in written(view.access_log, _line(egress, view), settings):
         log.filter.Clear()
         log.filter.response_flag_filter.flags.append("NR")  # whatever finds a chain has that one's log
         listener.access_log.append(log)

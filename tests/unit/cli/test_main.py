@@ -54,6 +54,7 @@ def test_help_lists_every_command_in_the_order_of_need(commands):
         "status",
         "doctor",
         "dns",
+        "tap",
         "proxy",
         "authority",
         "redirect",
