@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Never
@@ -21,11 +21,19 @@ from meshagent.agent.measuring import Tally, counted, pattern_of
 from meshagent.agent.roster import Registered, Roster
 from meshagent.envoy.counts import Counts as EnvoyCounts
 from meshagent.errors import Conflict, EnvoyFailed, LeaseLost, StoreDenied, StoreUnavailable
-from meshagent.model.rollout import Counts, Progress, Rollout, percent_of
+from meshagent.model.rollout import Progress, Rollout, percent_of
 from meshagent.model.world import World
 from meshagent.policy.judging import Verdict, judge
 from meshagent.state.keys import Keys
-from meshagent.state.progress import MeasuredRecord, ProgressShelf, Told, put_measured, put_progress
+from meshagent.state.progress import (
+    MeasuredRecord,
+    ProgressShelf,
+    Told,
+    put_measured,
+    put_progress,
+    serving_of,
+    sums_of,
+)
 from meshagent.store.base import Changes, Delete, Store
 
 _log = structlog.get_logger(__name__)
@@ -161,6 +169,8 @@ class Rollouts:
     async def _look_at(self, running: Mapping[str, Rollout]) -> None:
         open_ = {name: each for name, each in running.items() if self._is_open(name, each)}
         counts = await self._counts(pattern_of(open_)) if open_ else EnvoyCounts({}, {})
+        for name, rollout in running.items():
+            await self._put_back(name, rollout)
         for name in self._judged.keys() - open_.keys():
             await self._withdraw(name)
         for name, rollout in open_.items():
@@ -168,6 +178,12 @@ class Rollouts:
             places = [(name, each.definition.instance_id) for each in self._locals(name)]
             judged.tally.add({place: counted(counts, place) for place in places})
             await self._go_on(name, rollout, judged)
+
+    async def _put_back(self, service: str, rollout: Rollout) -> None:
+        """A store that forgot, or is another one now, gets the word that counts."""
+        held, told = self.now.get(service), self._shelf.told(service)
+        if held and held.run == rollout.run and held != told.progress:
+            await self._store.commit(put_progress(self._keys, service, held, told.revision))
 
     async def _go_on(self, service: str, rollout: Rollout, judged: _Judged) -> None:
         held, told = self.now.get(service), self._shelf.told(service)
@@ -181,7 +197,7 @@ class Rollouts:
         others = {host: each for host, each in told.measured.items() if (each.run, each.turn) == (own.run, own.turn)}
         every = {**others, self._host: own}
         elapsed = timedelta(seconds=loop.time() - judged.seen_at)
-        verdict = judge(rollout, held, _sums(every.values()), _serving(every.values()), elapsed)
+        verdict = judge(rollout, held, sums_of(every.values()), serving_of(every.values()), elapsed)
         if verdict.phase is None or not self._is_next(judged, verdict, every):
             return
         await self._write(service, rollout, verdict, held, told)
@@ -267,15 +283,3 @@ class Rollouts:
         if problem != self._lost:
             _log.warning("rollouts_not_followed", problem=problem)
         self._lost = problem
-
-
-def _sums(records: Iterable[MeasuredRecord]) -> dict[str, Counts]:
-    found: dict[str, Counts] = {}
-    for record in records:
-        for subset, counts in record.counts.items():
-            found[subset] = found.get(subset, Counts()).plus(counts)
-    return found
-
-
-def _serving(records: Iterable[MeasuredRecord]) -> frozenset[str]:
-    return frozenset(subset for record in records for subset in record.serving)

@@ -12,8 +12,10 @@ from meshagent.cli.carriage_checks import carriage_errors
 from meshagent.cli.external_checks import external_errors
 from meshagent.cli.failover_checks import failover_errors, named_backups
 from meshagent.cli.gateway_checks import gateway_errors, led_services
+from meshagent.cli.log_checks import log_errors
 from meshagent.cli.mesh import Seen, spoken
 from meshagent.cli.reading import Written, finding, name_of
+from meshagent.cli.rollout_checks import rollout_errors
 from meshagent.cli.route_checks import named_services, never_reached, route_errors
 from meshagent.cli.soundness import case_gap, l7_problem, open_by_default, unknown_service
 from meshagent.errors import Problem
@@ -61,6 +63,8 @@ def findings(written: Sequence[Written], deleted: Collection[Name], before: Seen
         *carriage_errors(written, after, protocols),
         *gateway_errors(written, after, protocols),
         *external_errors(written, after, before.instances),
+        *rollout_errors(written, deleted, after, protocols),
+        *log_errors(written, after),
     ]
     known = before.services | {name for kind, name in after if kind in ("service", "external", "gateway")}
     unknown = _unknown(written, known) if before.services else ()  # a new mesh knows nobody yet

@@ -36,6 +36,7 @@ _COMMANDS = {
         "meshagent.cli.intention:intention", "Who may call whom: allow, deny, delete, list, show, check."
     ),
     "policy": Lazy("meshagent.cli.policy:policy", "Policy documents: apply, validate, get, delete, sign."),
+    "rollout": Lazy("meshagent.cli.rollout:rollout", "A new version in steps: start, status, pause, abort, promote."),
     "explain": Lazy("meshagent.cli.explain:explain", "Why a call is allowed or refused, and where it would go."),
     "status": Lazy("meshagent.cli.status:status", "The mesh and this host's agent at a glance."),
     "ui": Lazy("meshagent.ui.command:ui", "The mesh in a browser, on this machine."),

@@ -6,7 +6,7 @@ import getpass
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from meshagent.catalog.base import Catalog
@@ -15,6 +15,7 @@ from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.kinds import Document
 from meshagent.model.mesh import Mesh
 from meshagent.model.names import Protocol
+from meshagent.model.rollout import Rollout
 from meshagent.model.route import Route
 from meshagent.model.service import Instance, Service
 from meshagent.model.view import Guard
@@ -24,6 +25,7 @@ from meshagent.policy.resolve import judged_protocol
 from meshagent.state.catalog import instances_of
 from meshagent.state.changes import Author, Documents, read_documents
 from meshagent.state.keys import Keys
+from meshagent.state.progress import Told, read_progress
 from meshagent.state.signing import UNSIGNED, Signing
 from meshagent.store.base import Store
 
@@ -41,7 +43,8 @@ class OpenMesh:
     async def read(self) -> Seen:
         """Everything that commands decide from. Raises NotFound without a mesh, StoreUnavailable, StoreDenied."""
         revision, documents, problems = await read_documents(self.store, self.keys, self.signing.trust)
-        return Seen(revision, documents, self._by_name(problems), await self.instances())
+        rolled = await read_progress(self.store, self.keys, [name for kind, name in documents if kind == "rollout"])
+        return Seen(revision, documents, self._by_name(problems), await self.instances(), rolled)
 
     async def instances(self) -> tuple[Instance, ...]:
         """What the catalog holds. Raises StoreUnavailable, StoreDenied."""
@@ -54,12 +57,16 @@ class OpenMesh:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The policy at one revision, and the catalog. `problems` says which documents cannot be read."""
+    """The policy at one revision, and the catalog. `problems` says which documents cannot be read.
+
+    `rolled`: what hosts told of the rollouts, by service.
+    """
 
     revision: int
     documents: Documents
     problems: Mapping[tuple[str, str], str]
     instances: tuple[Instance, ...]
+    rolled: Mapping[str, Told] = field(default_factory=dict)
 
     def world(self) -> World:
         """As agents make it; a broken intention record is the closed stand-in of an agent without an older version."""
@@ -67,6 +74,7 @@ class Seen:
         services: dict[str, Stated[Service]] = {}
         routes: dict[str, Stated[Route]] = {}
         externals: dict[str, Stated[External]] = {}
+        rollouts: dict[str, Stated[Rollout]] = {}
         mesh = Mesh()
         for (_, name), stated in self.documents.items():
             match stated.thing:
@@ -78,12 +86,24 @@ class Seen:
                     routes[name] = Stated(route, stated.origins)
                 case External() as external:
                     externals[name] = Stated(external, stated.origins)
+                case Rollout() as rollout:
+                    rollouts[name] = Stated(rollout, stated.origins)
                 case Mesh() as found:
                     mesh = found
         for (kind, name), problem in self.problems.items():
             if kind == "intention":
                 intentions[name] = Stated(_closed(name), {}, problem)
-        return World(self.revision, mesh, intentions, services, self.by_service(), routes=routes, externals=externals)
+        return World(
+            self.revision,
+            mesh,
+            intentions,
+            services,
+            self.by_service(),
+            routes=routes,
+            externals=externals,
+            rollouts=rollouts,
+            progress={name: told.progress for name, told in self.rolled.items() if told.progress},
+        )
 
     def guard(self, destination: str, now: datetime) -> Guard:
         """The rules in force for a destination."""

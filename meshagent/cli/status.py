@@ -15,6 +15,7 @@ from meshagent.cli.options import awaited, mesh_options
 from meshagent.cli.output import Table, fail, show, warn
 from meshagent.cli.rules import moment
 from meshagent.cli.session import Session, shown
+from meshagent.cli.standings import line_of, standings_of
 from meshagent.errors import AgentUnreachable, MeshError
 from meshagent.model.mesh import Mesh
 from meshagent.state.catalog import read_reports
@@ -36,7 +37,13 @@ async def status(session: Session) -> int:
     Example:  meshagent status --output json
     """
     fleet, agent = await asyncio.gather(_fleet(session), _agent(session))
-    value = {"store": fleet.store, "mesh": fleet.mesh, "hosts": fleet.hosts, "agent": agent.data}
+    value = {
+        "store": fleet.store,
+        "mesh": fleet.mesh,
+        "hosts": fleet.hosts,
+        "rollouts": fleet.rollouts,
+        "agent": agent.data,
+    }
     show(value, session.form(), *_parts(fleet, agent))
     for problem in fleet.problems:
         warn(problem)
@@ -56,6 +63,7 @@ class _Fleet:
     store: Data
     mesh: Data | None = None
     hosts: tuple[Data, ...] = ()
+    rollouts: tuple[Data, ...] = ()
     problems: tuple[str, ...] = ()
     error: MeshError | None = None
 
@@ -97,7 +105,8 @@ async def _fleet(session: Session) -> _Fleet:
     }
     store = {"url": url, "ok": health.ok, "version": health.version, "problems": list(health.problems)}
     rows = tuple(host_row(report, seen.revision, now_utc()) for report in reports)
-    return _Fleet(store, about, rows, (*health.problems, *unreadable))
+    rolled = tuple(standings_of(seen.documents, seen.rolled, now_utc()))
+    return _Fleet(store, about, rows, rolled, (*health.problems, *unreadable))
 
 
 def host_row(report: ReportRecord, revision: int, now: datetime) -> Data:
@@ -129,6 +138,7 @@ def _parts(fleet: _Fleet, agent: _Agent) -> list[str | Table]:
         parts.append(Table(("HOST", "AGENT", "ENVOY", "POLICY", "SERVICES", "CERTIFICATES UNTIL", "PROBLEMS"), rows))
         if not rows:
             parts.append("no host reports")
+        parts += map(line_of, fleet.rollouts)
     if agent.data is not None:
         parts += _agent_lines(agent.data)
     return parts

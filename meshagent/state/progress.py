@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import Field
@@ -39,6 +39,24 @@ class Told:
     progress: Progress | None = None
     revision: int = 0
     measured: Mapping[str, MeasuredRecord] = field(default_factory=dict)  # by host
+
+    def of(self, run: str, turn: int) -> tuple[MeasuredRecord, ...]:
+        """What hosts counted in one turn of one rollout."""
+        return tuple(each for each in self.measured.values() if (each.run, each.turn) == (run, turn))
+
+
+def sums_of(records: Iterable[MeasuredRecord]) -> dict[str, Counts]:
+    """All that was counted, by subset."""
+    found: dict[str, Counts] = {}
+    for record in records:
+        for subset, counts in record.counts.items():
+            found[subset] = found.get(subset, Counts()).plus(counts)
+    return found
+
+
+def serving_of(records: Iterable[MeasuredRecord]) -> frozenset[str]:
+    """The subsets that have an instance in service."""
+    return frozenset(subset for record in records for subset in record.serving)
 
 
 class ProgressShelf:

@@ -8,7 +8,7 @@ that ends in `*` is every name that begins so: for hosts that come and go, such 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from shlex import quote
 from typing import Literal
@@ -50,13 +50,21 @@ class Grantee:
 def key_rights(grantee: Grantee, keys: Keys) -> tuple[Right, ...]:
     """What it needs of keys that every store has."""
     if grantee.role == "agent":
-        return Right(keys.config), Right(keys.bundle), Right(keys.report(grantee.host), write=True)
+        own = Right(keys.config), Right(keys.bundle), Right(keys.report(grantee.host), write=True)
+        return *own, Right(keys.rollouts), *_rollout_rights(grantee, keys)
     if grantee.role == "operator":
         enrolment = Right(keys.signers), Right(keys.tokens, write=True), Right(keys.grants, write=True)
-        return Right(keys.config, write=True), Right(keys.bundle), Right(keys.reports), *enrolment
+        return Right(keys.config, write=True), Right(keys.bundle), Right(keys.reports), Right(keys.rollouts), *enrolment
     # `ca rotate` asks the reports who has which roots.
     roots = Right(keys.bundle, write=True), Right(keys.authority, write=True), Right(keys.reports)
     return Right(keys.manifest), Right(keys.mesh), *roots
+
+
+def _rollout_rights(grantee: Grantee, keys: Keys) -> Iterator[Right]:
+    """How far the rollouts of its own services have come, and what it has measured of them."""
+    for service in grantee.services:
+        yield Right(keys.progress(service), write=True)
+        yield Right(keys.measured(service, grantee.host), write=True)
 
 
 def catalog_rights(grantee: Grantee, keys: Keys) -> tuple[Right, ...]:

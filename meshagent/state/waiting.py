@@ -26,7 +26,8 @@ async def wait_applied(store: Store, keys: Keys, revision: int, changed: Collect
     """Wait until every live host that the change concerns reports the revision as applied, at most `timeout` seconds.
 
     An intention concerns the hosts of its destination (of a name outside the mesh: its callers), a service document its
-    hosts and its callers, a route and an external its callers, a gateway those who serve it, the mesh everybody.
+    hosts and its callers, a route and an external its callers, a rollout its hosts and its callers,
+    a gateway those who serve it, the mesh everybody.
     """
     changed = {*changed, *await _outside(store, keys, changed)}
     after = (await store.read(keys.reports)).revision
@@ -74,7 +75,9 @@ def _concerns(
     for kind, name in changed:
         if kind == "mesh" or (kind == "intention" and (name == "*" or name in services)):
             return True
-        if (kind == "service" and name in services) or (kind in ("service", "route", "external") and name in upstreams):
+        if kind in ("service", "rollout") and name in services:
+            return True
+        if kind in ("service", "route", "external", "rollout") and name in upstreams:
             return True
         if kind == "gateway" and name in gateways:
             return True

@@ -55,6 +55,8 @@ REPORT, NEIGHBOUR = KEYS.report("vm-1"), KEYS.report("vm-10")
 INSTANCE = KEYS.instance("payments", "vm-1", "payments")
 ENROLMENT = (KEYS.signer("a1"), KEYS.token("0a"), KEYS.grant("vm-1"))
 REPORTS = (REPORT, KEYS.report("vm-2"), NEIGHBOUR, f"{REPORT}/x")
+PROGRESS, MEASURED = KEYS.progress("payments"), KEYS.measured("payments", "vm-1")
+ROLLOUTS = (PROGRESS, MEASURED, KEYS.measured("payments", "vm-10"), KEYS.progress("orders"), f"{PROGRESS}/x")
 SEALED = f"{KEYS.authority}key"  # what is below authority/ without being one of these is the authorities' alone
 
 
@@ -117,8 +119,8 @@ def token_of(servers: consul.Servers, grantee: Grantee) -> Token:
 CONSUL_KEYS = {
     # (who, may read, may write)
     "agent": (
-        (CONFIG, HISTORY, INDEX, KEYS.manifest, KEYS.mesh, KEYS.bundle, REPORT),
-        (REPORT,),
+        (CONFIG, HISTORY, INDEX, KEYS.manifest, KEYS.mesh, KEYS.bundle, REPORT, *ROLLOUTS),
+        (REPORT, PROGRESS, MEASURED),
     ),
     "operator": (
         (
@@ -133,6 +135,7 @@ CONSUL_KEYS = {
             NEIGHBOUR,
             f"{REPORT}/x",
             *ENROLMENT,
+            *ROLLOUTS,
         ),
         (CONFIG, HISTORY, INDEX, KEYS.manifest, KEYS.mesh, KEYS.token("0a"), KEYS.grant("vm-1")),
     ),
@@ -143,7 +146,7 @@ CONSUL_KEYS = {
 }
 EVERY_KEY = (
     *(CONFIG, HISTORY, INDEX, KEYS.manifest, KEYS.mesh, KEYS.bundle, REPORT, NEIGHBOUR, f"{REPORT}/x"),
-    *(KEYS.report("vm-2"), INSTANCE, *SEEDED[-3:], "meshagent/v1", f"{KEYS.bundle}2", *ENROLMENT),
+    *(KEYS.report("vm-2"), INSTANCE, *SEEDED[-3:], "meshagent/v1", f"{KEYS.bundle}2", *ENROLMENT, *ROLLOUTS),
 )
 
 
@@ -301,7 +304,7 @@ def _prepare(etcd: Etcd, log: Path) -> None:
 
 _CATALOG = (INSTANCE, KEYS.instance("orders", "vm-2", "orders"))
 ETCD_KEYS = {
-    "agent": ((*CONSUL_KEYS["agent"][0], *_CATALOG), (REPORT, INSTANCE)),
+    "agent": ((*CONSUL_KEYS["agent"][0], *_CATALOG), (*CONSUL_KEYS["agent"][1], INSTANCE)),
     "operator": ((*CONSUL_KEYS["operator"][0], *_CATALOG), CONSUL_KEYS["operator"][1]),
     "authority": CONSUL_KEYS["authority"],
 }

@@ -50,6 +50,7 @@ def test_help_lists_every_command_in_the_order_of_need(commands):
         "services",
         "intention",
         "policy",
+        "rollout",
         "explain",
         "status",
         "doctor",

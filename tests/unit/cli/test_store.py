@@ -33,6 +33,11 @@ def test_the_rights_of_an_agent_are_printed_as_consul_takes_them(mesh):
         'key_prefix "meshagent/v1/config/" { policy = "read" }',
         'key "meshagent/v1/trust/bundle" { policy = "read" }',
         'key "meshagent/v1/status/vm-1" { policy = "write" }',
+        'key_prefix "meshagent/v1/rollouts/" { policy = "read" }',
+        'key "meshagent/v1/rollouts/web/progress" { policy = "write" }',
+        'key "meshagent/v1/rollouts/web/measured/vm-1" { policy = "write" }',
+        'key "meshagent/v1/rollouts/batch/progress" { policy = "write" }',
+        'key "meshagent/v1/rollouts/batch/measured/vm-1" { policy = "write" }',
         'service_prefix "" { policy = "read" }',
         'node_prefix "" { policy = "read" }',
         'service "web" { policy = "write" }',
@@ -53,6 +58,7 @@ def test_the_rights_of_hosts_that_come_and_go_are_those_of_all_whose_name_begins
     grant = "etcdctl role grant-permission --prefix=true meshagent-agent-web readwrite"
     etcd = mesh.run(*words, "--kind", "etcd").stdout.splitlines()
     assert f"{grant} meshagent/v1/status/web-" in etcd
+    assert f"{grant} meshagent/v1/rollouts/web/measured/web-" in etcd
     assert f"{grant} meshagent/v1/instances/web/web-" in etcd
 
 
@@ -64,6 +70,7 @@ def test_the_rights_of_an_operator_are_printed_as_commands_for_etcd(mesh):
         f"{grant} --prefix=true meshagent-operator readwrite meshagent/v1/config/",
         f"{grant} meshagent-operator read meshagent/v1/trust/bundle",
         f"{grant} --prefix=true meshagent-operator read meshagent/v1/status/",
+        f"{grant} --prefix=true meshagent-operator read meshagent/v1/rollouts/",
         f"{grant} --prefix=true meshagent-operator read meshagent/v1/authority/signers/",
         f"{grant} --prefix=true meshagent-operator readwrite meshagent/v1/authority/tokens/",
         f"{grant} --prefix=true meshagent-operator readwrite meshagent/v1/authority/grants/",
