@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from meshagent.agent.operations import Operations
 from meshagent.api.limits import upstream_limits
 from meshagent.api.metrics import metrics_text
+from meshagent.api.path import CallPath
 from meshagent.api.requests import logged_requests
 from meshagent.api.status import agent_status, proxy_status, service_rows
 from meshagent.api.tap import watch
@@ -51,6 +52,7 @@ class Api:
         app.router.add_get("/v1/proxy/config", self._proxy_config)
         app.router.add_get("/v1/proxy/stats", self._proxy_stats)
         app.router.add_get("/v1/requests", self._requests)
+        app.router.add_get("/v1/path", self._path)
         app.router.add_get("/v1/tap", self._tap)
         app.on_shutdown.append(self._end_taps)
         return app
@@ -115,6 +117,12 @@ class Api:
     async def _requests(self, request: web.Request) -> web.Response:
         directory = Path(self._facts["data_dir"])
         return web.json_response(await logged_requests(directory, request.query, datetime.now(UTC)))
+
+    async def _path(self, request: web.Request) -> web.Response:
+        directory = Path(self._facts["data_dir"])
+        found = CallPath(self._operations, self._envoy, directory, datetime.now(UTC))
+        asked = (request.query.get("source", ""), request.query.get("destination", ""))
+        return web.json_response(await found.read(*asked))
 
     async def _metrics(self, _: web.Request) -> web.Response:
         try:

@@ -21,12 +21,15 @@ _STEPS = {
 }
 
 
+State = Literal["ok", "warning", "bad"]
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that was looked at. `about` says what; `next_step` is empty when it is well."""
 
     about: str
-    state: Literal["ok", "warning", "bad"]
+    state: State
     what: str
     next_step: str = ""
 

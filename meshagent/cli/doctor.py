@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from meshagent.cli.diagnosis import Facts, Finding, diagnose
+from meshagent.cli.explain import request_of
 from meshagent.cli.lookups import names_finding
 from meshagent.cli.mesh import OpenMesh, now_utc
-from meshagent.cli.options import awaited, mesh_options
+from meshagent.cli.options import SERVICE, awaited, mesh_options, misuse
 from meshagent.cli.output import Table, show
 from meshagent.cli.session import Session
+from meshagent.cli.walked import walked
 from meshagent.errors import MeshError, StoreDenied
 from meshagent.host.resolver import looked_up
 from meshagent.model.mesh import Mesh
@@ -22,18 +24,33 @@ from meshagent.state.keys import Interest
 
 
 @click.command()
+@click.argument("source", type=SERVICE, required=False)
+@click.argument("destination", type=SERVICE, required=False)
+@click.argument("method", required=False)
+@click.argument("path", required=False)
 @mesh_options("store", "api", "config", "output")
 @click.pass_obj
 @awaited
-async def doctor(session: Session) -> int:
-    """What is wrong with the mesh and this host, each with the next step.
+async def doctor(
+    session: Session, source: str | None, destination: str | None, method: str | None, path: str | None
+) -> int:
+    """What is wrong with the mesh and this host, each with the next step. Exit code 1 when something is bad.
 
     Asks the store (does it answer, which right is missing, what cannot be read), this host's agent and Envoy, and what
-    the other hosts report. Exit code 1 when something is bad.
+    the other hosts report.
+
+    With SOURCE and DESTINATION: walks the way of that call (name, certificate, listener, intention, route, instances,
+    network, TLS, app, and what failed of late) and says where it breaks. Connections are made, but no request is sent. It
+    sees most on the host where SOURCE runs, and the app on the host of DESTINATION.
 
     \b
     Example:  meshagent doctor --store consul://127.0.0.1:8500
+              meshagent doctor web payments GET /reports
     """
+    if source is not None:
+        if destination is None:
+            raise misuse("name the service that is called too: meshagent doctor SOURCE DESTINATION")
+        return await walked(session, source, destination, request_of(method, path, ()))
     agent, error = await _agent(session)
     names = names_finding(agent, looked_up)
     found = await _mesh(session, agent or {})

@@ -60,7 +60,7 @@ async def check(
     \b
     Example:  meshagent intention check web payments --method POST --path /reports
     """
-    answer = await _answer(session, source, destination, _request(method, path, header))
+    answer = await _answer(session, source, destination, request_of(method, path, header))
     show(answer.data, session.form(), answer.words)
     return answer.exit_code
 
@@ -106,7 +106,7 @@ async def explain(
     """
     if destination is None or last:
         return await _seen(session, source, destination)
-    answer = await _answer(session, source, destination, _request(method, path, header), (region, zone))
+    answer = await _answer(session, source, destination, request_of(method, path, header), (region, zone))
     data = answer.whole
     table = Table(("INSTANCE", "HOST", "ADDRESS", "HEALTH", "CALLED"), [_cells(each) for each in data["instances"]])
     show(data, session.form(), answer.words, table, *settings_words(answer.settings))
@@ -240,8 +240,8 @@ def _judged(
     return next((each for each in judged if not each[2].allowed), doubtful)
 
 
-def _request(method: str | None, path: str | None, headers: tuple[tuple[str, str], ...]) -> Request | None:
-    """The request asked about; None when the question is about the call as such."""
+def request_of(method: str | None, path: str | None, headers: tuple[tuple[str, str], ...]) -> Request | None:
+    """The request that a command asks about; None when the question is about the call as such."""
     if method is None and path is None and not headers:
         return None
     if method and method.startswith("/"):

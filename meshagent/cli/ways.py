@@ -78,6 +78,8 @@ def way_data(found: Journey, upstream: str) -> Data | None:
         "rule": found.way.index,
         "name": found.way.rule.name,
         "answer": _answer(found.way),
+        "answers": bool(found.way.rule.redirect or found.way.rule.respond),
+        "fault": found.way.rule.fault is not None,
         "targets": shares,
         "left_out": [{"service": target.service, "subset": target.subset} for target in dropped],
         "origin": origin_data(found.way.origin),
