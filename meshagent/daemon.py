@@ -23,6 +23,7 @@ from meshagent.agent.identities import Identities
 from meshagent.agent.lastgood import with_cuts
 from meshagent.agent.liveness import Liveness
 from meshagent.agent.membership import Membership
+from meshagent.agent.observations import Observations
 from meshagent.agent.operations import Here, Operations
 from meshagent.agent.pace import chance_of, start_pause
 from meshagent.agent.ports import has_ipv6, require_free
@@ -34,6 +35,7 @@ from meshagent.agent.upstreams import Upstreams
 from meshagent.agent.vetoes import ForeignIntentions
 from meshagent.agent.watching import Watching
 from meshagent.api.listen import serving
+from meshagent.api.traffic import read_traffic
 from meshagent.ca import open_authority
 from meshagent.ca.base import Authority
 from meshagent.config import AgentConfig, misspelt_variables
@@ -132,6 +134,9 @@ class Daemon:
         )
         self.operations = self._joined(watching)
         self.operations.rollouts = self.rollouts
+        self._observations = Observations(
+            data / "observed.json", _now, self._edges, lambda: self.converger.world, self.operations.observe
+        )
         self._definitions = Definitions(config.services_dir, self.roster, self.operations.down)
 
     def _joined(self, watching: Watching) -> Operations:
@@ -237,7 +242,8 @@ class Daemon:
             self._serve_api(),
             self._feed_watchdog(),
             tell_log(data / "envoy.log", self.envoy.admin),
-            tell_requests(data / "access.log", self.envoy.admin),
+            tell_requests(data / "access.log", self.envoy.admin, self._observations.take),
+            self._observations.run(),
         ]
 
     # --- what the parts tell each other
@@ -288,6 +294,7 @@ class Daemon:
     def _restore(self) -> None:
         """Take up what an earlier agent knew: its services, and with its last World serve at once, store or no store."""
         self.roster.load()
+        self._observations.load()
         self._definitions.load()
         if not self._last_good:
             return
@@ -296,6 +303,11 @@ class Daemon:
         self.converger.remember(with_cuts(view, self._cuts))
         self._world_changed(self._last_good)
         _log.info("snapshot_restored", revision=self._last_good.revision)
+
+    async def _edges(self) -> list[dict[str, Any]]:
+        """Who called whom from here, as Envoy counted it."""
+        found: list[dict[str, Any]] = (await read_traffic(self.operations, self.envoy))["edges"]
+        return found
 
     def _reload(self) -> None:
         self._notifier.reloading(time.monotonic())

@@ -32,7 +32,7 @@ from meshagent.model.service import Instance, ServiceDefinition
 from meshagent.model.view import ProxyView
 from meshagent.model.world import Local, World
 from meshagent.policy.gateways import served, shut
-from meshagent.state.records import ReportRecord
+from meshagent.state.records import ObservedRecord, ReportRecord
 from meshagent.xds.outcome import Rejected
 from meshagent.xds.server import XdsServer
 
@@ -74,6 +74,7 @@ class Operations:
     left = False
     applied_bundle = ""
     _held: World | None = None  # a first World that waits for the instances of upstreams
+    _observed: tuple[ObservedRecord, ...] = ()
     rollouts: Rollouts | None = None  # whose problems are this host's too
 
     def __init__(
@@ -366,6 +367,11 @@ class Operations:
         for name, port, owner in shut(gateways, self.converger.locals):
             yield f"{name}:{port}", f"the port is {owner} here, so it is not opened for the gateway"
 
+    def observe(self, rows: tuple[ObservedRecord, ...]) -> None:
+        """Tell what this host saw of calls."""
+        self._observed = rows
+        self.report(urgent=False)
+
     def report(self, *, urgent: bool) -> None:
         """Offer the host's report to the store, when something in it changed."""
         interest, world = self.roster.interest(), self.converger.world
@@ -384,6 +390,7 @@ class Operations:
             roots=self._roots(),
             bundle=self.applied_bundle,
             metrics=self.here.metrics,
+            observed=list(self._observed),
             at=self._clock(),
         )
         self.membership.report(report, urgent=urgent)

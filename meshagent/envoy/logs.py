@@ -14,7 +14,7 @@ from meshagent.envoy.admin import AdminClient
 from meshagent.envoy.spawn import make_file
 from meshagent.envoy.tail import Tail
 from meshagent.errors import EnvoyFailed
-from meshagent.model.reasons import reason_of
+from meshagent.model.reasons import FINE, reason_of
 
 _log = structlog.get_logger(__name__)
 _EVERY_SECONDS = 0.5
@@ -67,18 +67,35 @@ async def tell_log(path: Path, admin: AdminClient) -> Never:
 
 
 async def tell_requests(path: Path, admin: AdminClient, hand: Callable[[Event], None] = lambda event: None) -> Never:
-    """Say in the agent's log which requests Envoy logged, and hand each of them to `hand`, which must not raise."""
+    """Say in the agent's log which requests Envoy logged, and hand each of them to `hand`, which must not raise.
+
+    What went well and is there only because shadow would refuse it is not said one by one: it may be all there is.
+    """
     async for event in follow(path, admin):
+        hand(event)
+        if is_doubted(event) and reason_in(event) == FINE:
+            continue
         name = "request_refused" if is_refusal(event) else "request_logged"
         _log.info(name, **{key: value for key, value in event.items() if key != "event"})
-        hand(event)
     raise AssertionError("unreachable")
+
+
+def is_doubted(event: Event) -> bool:
+    """Whether a line of the access log tells of a request that shadow would refuse, and that was let in."""
+    return event.get("shadow") == "denied" and not is_refusal(event)
 
 
 def is_refusal(event: Event) -> bool:
     """Whether a line of the access log tells of a request or connection that an intention refused."""
-    flags = str(event.get("flags") or "").strip("-").split(",")
-    return reason_of(str(event.get("side")), 0, flags, str(event.get("details") or "")) == "intention"
+    return reason_in(event) == "intention"
+
+
+def reason_in(event: Event) -> str:
+    """The code of why the call failed, as far as its own line tells; empty where nothing did."""
+    flags = [flag for flag in str(event.get("flags") or "").split(",") if flag not in ("", "-")]
+    status = event.get("status")
+    number = status if isinstance(status, int) else 0
+    return reason_of(str(event.get("side")), number, flags, str(event.get("details") or ""))
 
 
 async def rotate(path: Path, admin: AdminClient) -> bool:

@@ -13,8 +13,10 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from meshagent.model.identity import TrustBundle
+from meshagent.model.intention import Method
 from meshagent.model.kinds import KINDS, Document
 from meshagent.model.names import IdForm, Model, ServiceName, TrustDomain
+from meshagent.model.observed import CallKey
 from meshagent.model.service import Instance
 from meshagent.model.world import Origin
 
@@ -143,12 +145,35 @@ class InstanceRecord(Instance):
     v: Version = 1
 
 
+class ObservedRecord(Model):
+    """Calls that a host's proxies saw, as `model/observed.py` has them."""
+
+    source: ServiceName | Literal[""]
+    destination: ServiceName
+    method: Method | Literal[""] = ""
+    path: str = Field(default="", max_length=600, pattern=r"^(/[\x21-\x7e]*)?$")
+    calls: int = Field(ge=0)
+    last: datetime
+
+    @property
+    def key(self) -> CallKey:
+        """What is counted together."""
+        return CallKey(self.source, self.destination, self.method, self.path)
+
+    @classmethod
+    def of(cls, key: CallKey, calls: int, last: datetime) -> ObservedRecord:
+        """The record's value. Raises ValidationError for what no proxy of ours logs."""
+        return cls(
+            source=key.source, destination=key.destination, method=key.method, path=key.path, calls=calls, last=last
+        )
+
+
 class ReportRecord(Model):
     """What a host says of itself.
 
     `revision` is the policy revision, `bundle` the digest of the trust bundle, that its proxy has applied; `roots` says
     of each service the root (hex SHA-256) that the certificate which its proxy has applied leads to. `metrics` is where
-    other hosts find its metrics page (address:port), or empty.
+    other hosts find its metrics page (address:port), or empty. `observed` are calls by services of it, and to them.
     """
 
     v: Version = 1
@@ -165,6 +190,7 @@ class ReportRecord(Model):
     roots: dict[str, str] = {}
     bundle: str = ""
     metrics: str = Field(default="", max_length=300)
+    observed: list[ObservedRecord] = []
     at: datetime
 
 

@@ -12,6 +12,7 @@ from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFil
 from meshagent.model.defaults import AccessLog as AccessLogPolicy
 from meshagent.model.names import spiffe_id
 from meshagent.model.view import Outbound, ProxyView
+from meshagent.translate.doubts import DOUBTED, doubted_requests
 from meshagent.translate.replies import REFUSED, TICKET, TICKET_HEADER
 from meshagent.translate.settings import Settings, pack
 from meshagent.translate.tap import tap
@@ -54,7 +55,7 @@ _JUDGED = {"rule": "%DYNAMIC_METADATA(envoy.filters.{kind}.rbac:enforced_effecti
 class Line:
     """What is told of each logged call: `side` is INBOUND, GATEWAY, or OUTBOUND or EXTERNAL with what is called.
 
-    `service` is whose proxy logs, `domain` its trust domain.
+    `service` is whose proxy logs, `domain` its trust domain. `doubted`: requests come here that shadow may refuse.
     """
 
     service: str
@@ -62,12 +63,14 @@ class Line:
     domain: str
     http: bool
     traced: bool = False
+    doubted: bool = False
 
     @property
     def fields(self) -> dict[str, str]:
         """By name, in Envoy's words."""
         own, inbound = spiffe_id(self.domain, self.service), self.side == INBOUND
         told = {**_COMMON, **(_HTTP if self.http else _TCP), **(_TRACED if self.traced else {})}
+        told |= DOUBTED if self.doubted else {}
         if self.side != GATEWAY and not self.side.startswith(OUTBOUND):
             told |= {name: text.format(kind="http" if self.http else "network") for name, text in _JUDGED.items()}
         if not inbound:
@@ -89,7 +92,7 @@ def tap_of(line: Line) -> AccessLog:
 
 def written(policy: AccessLogPolicy, line: Line, settings: Settings) -> Iterator[AccessLog]:
     """What goes into the access log."""
-    if policy.only == "none":
+    if policy.only == "none" and not line.doubted:
         return
     log = AccessLog(name="envoy.access_loggers.file")
     _filter(log, policy, line)
@@ -101,6 +104,8 @@ def written(policy: AccessLogPolicy, line: Line, settings: Settings) -> Iterator
 
 
 def _filter(log: AccessLog, policy: AccessLogPolicy, line: Line) -> None:
+    if policy.only == "none":
+        log.filter.CopyFrom(doubted_requests())
     if policy.only != "errors":
         return
     _only_errors(log, at_least=0 if not line.http else 500 if line.side.startswith((OUTBOUND, GATEWAY)) else 400)
@@ -109,6 +114,8 @@ def _filter(log: AccessLog, policy: AccessLogPolicy, line: Line) -> None:
         slow.op = ComparisonFilter.GE
         slow.value.default_value = round(policy.slower_than.total_seconds() * 1000)
         slow.value.runtime_key = "meshagent.access_log_ms"
+    if line.doubted:
+        log.filter.or_filter.filters.append(doubted_requests())
 
 
 def outbound_logs(outbound: Outbound, view: ProxyView, settings: Settings) -> Iterator[AccessLog]:

@@ -62,7 +62,8 @@ def plain_listener(inbound: Inbound, view: ProxyView, settings: Settings) -> Lis
     listener = _listener(plain_listener_name(inbound), view.address, inbound.plain_port)
     chain = listener.filter_chains.add(name=f"{inbound.service}/plain")
     rules = plain_rbac_name(inbound.service)
-    _filters(chain, inbound, rules, view, settings, inbound_prefix(inbound), closed=False)
+    doubted = inbound.doubts("")
+    _filters(chain, inbound, rules, view, settings, inbound_prefix(inbound), closed=False, doubted=doubted)
     return listener
 
 
@@ -102,7 +103,8 @@ def _mtls_chain(
     # nobody is allowed leads nowhere.
     closed = source in inbound.shut_out if source else not inbound.default_open
     counted = inbound_prefix(inbound, source or "")
-    _filters(chain, inbound, rbac_name(inbound.service), view, settings, counted, closed=closed)
+    doubted = inbound.doubts(source)
+    _filters(chain, inbound, rbac_name(inbound.service), view, settings, counted, closed=closed, doubted=doubted)
 
 
 def _bytes_chain(chain: FilterChain, inbound: Inbound, allowed: Chain, view: ProxyView, settings: Settings) -> None:
@@ -124,11 +126,20 @@ def _native_chain(chain: FilterChain, inbound: Inbound, callers: Natives, view: 
     chain.metadata.filter_metadata["meshagent"].fields["rules"].string_value = callers.rules
     accept_native(chain.transport_socket, inbound.service, view.domains, callers.sources)
     rules = rbac_name(inbound.service)
-    _filters(chain, inbound, rules, view, settings, inbound_prefix(inbound), closed=False)
+    doubted = inbound.doubts(None)
+    _filters(chain, inbound, rules, view, settings, inbound_prefix(inbound), closed=False, doubted=doubted)
 
 
 def _filters(
-    chain: FilterChain, inbound: Inbound, rbac: str, view: ProxyView, settings: Settings, counted: str, *, closed: bool
+    chain: FilterChain,
+    inbound: Inbound,
+    rbac: str,
+    view: ProxyView,
+    settings: Settings,
+    counted: str,
+    *,
+    closed: bool,
+    doubted: bool,
 ) -> None:
     log = inbound.access_log or view.access_log
     if inbound.protocol in HTTP_PROTOCOLS:
@@ -136,7 +147,9 @@ def _filters(
         rules_by_ecds(http_guard.config_discovery, inbound.protocol)
         filters = [http_guard, *admission_filters(inbound)]
         traced, domain = bool(inbound.sampling), view.trust_domain
-        manager = inbound_manager(inbound.service, counted, log, settings, filters, domain=domain, traced=traced)
+        manager = inbound_manager(
+            inbound.service, counted, log, settings, filters, domain=domain, traced=traced, doubted=doubted
+        )
         if inbound.sampling:
             tags = {"service": inbound.service, "instance": inbound.instance, "host": view.host}
             trace(manager, view.tracing, inbound.sampling, inbound.service, tags)

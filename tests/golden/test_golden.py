@@ -26,7 +26,7 @@ from meshagent.model.kinds import KINDS
 from meshagent.model.mesh import Mesh
 from meshagent.model.service import Instance, ServiceDefinition
 from meshagent.model.world import Local, Origin, Stated, World
-from meshagent.policy.explain import explain
+from meshagent.policy.explain import doubted, explain
 from meshagent.policy.request import Request, judged_path
 from meshagent.policy.resolve import Host, resolve
 from meshagent.translate.rbac import caller_rules, guard_rules
@@ -133,3 +133,12 @@ def test_each_call_is_judged_as_the_table_says_by_explain_and_by_the_generated_f
         domains = TrustBundle().domains("mesh.internal")
         rules = caller_rules(judge.guard, outside.source) if outside else guard_rules(judge.guard, domains)
         assert allowed(rules, [uri], request, judged_path(request.path)) == call["allowed"], call
+        doubt = doubted(judge.guard, call["from"], request)
+        assert (doubt is not None) == (call.get("shadow") == "denied"), call
+        if judge.guard.shadow and call["allowed"]:
+            shadow = (
+                caller_rules(judge.guard.shadow, outside.source)
+                if outside
+                else guard_rules(judge.guard.shadow, domains)
+            )
+            assert allowed(shadow, [uri], request, judged_path(request.path)) == (doubt is None), call

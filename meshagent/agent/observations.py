@@ -1,0 +1,179 @@
+"""What this host's proxies saw of calls: pairs that Envoy counted, and requests that it logged since shadow would refuse them.
+
+Kept within bounds, over restarts of the agent, and told in the host's report: so one place knows what the whole mesh calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Never
+
+import structlog
+from pydantic import ValidationError
+
+from meshagent.envoy.requests import seen_of
+from meshagent.errors import MeshError
+from meshagent.model.names import Model
+from meshagent.model.observed import CallKey
+from meshagent.model.world import World
+from meshagent.policy.patterns import merged, pattern_of
+from meshagent.private import read_private, write_private
+from meshagent.state.records import ObservedRecord
+
+_log = structlog.get_logger(__name__)
+MOST = 400  # rows of a report, about 50 kB
+_MOST_OF_A_PAIR = 64
+_KEPT = timedelta(days=7)
+_SOON, _LATER, _SELDOM = 5.0, 60.0, 3600.0  # seconds
+_LOOKS = round(_LATER / _SOON)
+_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
+Rows = tuple[ObservedRecord, ...]
+
+
+class Observations:
+    """Adds up what is seen. `told` is what the report says: refreshed soon when something is new, seldom for mere numbers."""
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], datetime],
+        edges: Callable[[], Awaitable[Iterable[Mapping[str, Any]]]],
+        world: Callable[[], World | None],
+        tell: Callable[[Rows], None],
+    ) -> None:
+        self.told: Rows = ()
+        self._path = path
+        self._clock = clock
+        self._edges = edges
+        self._world = world
+        self._tell = tell
+        self._rows: dict[CallKey, ObservedRecord] = {}
+        self._counted: dict[CallKey, int] = {}  # at the last reading of Envoy's numbers
+        self._refreshed: datetime | None = None
+
+    def load(self) -> None:
+        """Take up what an earlier agent saw here. What cannot be read is left alone: it was a help and no more."""
+        try:
+            kept = _Kept.model_validate_json(read_private(self._path))
+        except (MeshError, ValidationError):
+            return
+        self._rows = {row.key: row for row in kept.rows}
+        self._counted = {row.key: row.calls for row in kept.counted}
+        self.told = tuple(kept.rows)
+        self._tell(self.told)
+
+    def take(self, event: dict[str, Any]) -> None:
+        """A line of the access log. What passed and shadow would have refused is kept, everything else is not for here."""
+        if event.get("shadow") != "denied":
+            return
+        try:
+            seen = seen_of(event)
+        except ValueError:
+            return
+        if seen.reason == "intention" or not seen.destination:
+            return
+        self._add(CallKey(seen.source, seen.destination, seen.method, pattern_of(seen.path)), 1, seen.ended)
+
+    def count(self, edges: Iterable[Mapping[str, Any]]) -> None:
+        """The numbers of /v1/traffic. What grew since the last reading was called meanwhile, by services of this host."""
+        now, before = self._clock(), self._counted
+        counted: dict[CallKey, int] = {}
+        for edge in edges:
+            if edge["side"] == "outbound" and not edge["subset"] and _leads_there(edge["route"]):
+                key = CallKey(edge["source"], edge["destination"])
+                counted[key] = counted.get(key, 0) + _calls(edge)
+        self._counted = counted
+        for key, calls in counted.items():
+            held = before.get(key, 0)
+            if grown := calls - held if calls >= held else calls:  # less: Envoy began anew
+                self._add(key, grown, now)
+
+    async def run(self) -> Never:
+        """Read Envoy's numbers and tell what is seen, for ever."""
+        looks = 0
+        while True:
+            await asyncio.sleep(_SOON)
+            looks += 1
+            if not self._in_shadow and looks % _LOOKS:
+                continue
+            try:
+                self.count(await self._edges())
+            except MeshError as error:
+                _log.debug("observations_not_counted", problem=error.message)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Tell what is seen, when something in it is new or old enough."""
+        now = self._clock()
+        new = self._rows.keys() - {row.key for row in self.told}
+        every = timedelta(seconds=_LATER if self._in_shadow else _SELDOM)
+        aged = self._refreshed is None or now - self._refreshed >= every
+        if not new and not (aged and self._rows):
+            return
+        self._rows = {key: row for key, row in self._rows.items() if now - row.last < _KEPT}
+        newest = sorted(self._rows.values(), key=lambda row: row.last, reverse=True)[:MOST]
+        told = tuple(sorted(newest, key=lambda row: row.key))
+        self._rows = {row.key: row for row in told}
+        self._refreshed = now
+        if told != self.told:
+            self.told = told
+            self._keep()
+            self._tell(told)
+
+    @property
+    def _in_shadow(self) -> bool:
+        world = self._world()
+        return world is not None and world.mesh.default_action == "shadow-deny"
+
+    def _add(self, key: CallKey, calls: int, at: datetime) -> None:
+        key = self._fitted(key)
+        held = self._rows.get(key)
+        try:
+            self._rows[key] = ObservedRecord.of(
+                key, calls + (held.calls if held else 0), max(at, held.last) if held else at
+            )
+        except ValidationError:
+            _log.debug("observation_unusable", source=key.source, destination=key.destination)
+
+    def _fitted(self, key: CallKey) -> CallKey:
+        """The key, or the wider one that stands for it where a pair has too many: then that takes in its fellows."""
+        fellows = [each for each in self._rows if each[:2] == key[:2] and each.method]
+        if key in self._rows or not key.method or len(fellows) < _MOST_OF_A_PAIR:
+            return key
+        wider = merged({each.path for each in (*fellows, key)}, _MOST_OF_A_PAIR // 4)
+        rows = [self._rows.pop(each) for each in fellows]
+        for each, row in zip(fellows, rows, strict=True):
+            into = each._replace(path=wider[each.path])
+            held = self._rows.get(into)
+            calls, last = (held.calls, held.last) if held else (0, row.last)
+            self._rows[into] = ObservedRecord.of(into, calls + row.calls, max(last, row.last))
+        return key._replace(path=wider[key.path])
+
+    def _keep(self) -> None:
+        counted = [
+            ObservedRecord.of(key, calls, self._clock()) for key, calls in sorted(self._counted.items()) if calls
+        ]
+        try:
+            write_private(self._path, _Kept(rows=list(self.told), counted=counted).model_dump_json().encode())
+        except MeshError as error:
+            _log.warning("observations_not_kept", problem=error.message)
+
+
+class _Kept(Model):
+    """`counted`: Envoy's numbers when the rows were as they are."""
+
+    rows: list[ObservedRecord]
+    counted: list[ObservedRecord]
+
+
+def _leads_there(route: str) -> bool:
+    """Whether a row stands for calls of a destination that no other row has too."""
+    return not route or route.startswith("via ")
+
+
+def _calls(edge: Mapping[str, Any]) -> int:
+    requests = edge["requests"]
+    return sum(requests.get(each, 0) for each in _CLASSES) or (edge["connections"] if edge["protocol"] == "tcp" else 0)
