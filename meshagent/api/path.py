@@ -19,7 +19,7 @@ from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Endpoint, Outbound, ProxyView
 from meshagent.translate.clusters import plain_name, upstream_name
 from meshagent.translate.inbound import inbound_listener_name
-from meshagent.translate.outbound import outbound_listener_name
+from meshagent.translate.local import local_listener_name
 from meshagent.translate.tls import server_name
 
 _MOST = 20  # endpoints that are tried
@@ -84,7 +84,7 @@ class CallPath:
         return (each for (name, _), each in sorted(self._operations.roster.registered.items()) if name == service)
 
     def _listener(self, outbound: Outbound, listeners: frozenset[str]) -> Data:
-        name = outbound_listener_name(outbound) if outbound.listened else f"capture/{outbound.source}"
+        name = local_listener_name(outbound) if outbound.listened else f"capture/{outbound.source}"
         return {"name": name, "there": name in listeners, "rejected": self._operations.rejected().get(name, "")}
 
     async def _app(self, each: Registered, listeners: frozenset[str]) -> Data:

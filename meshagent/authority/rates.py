@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from meshagent.host.allowance import Allowance
 
 MOST_KEPT = 10_000  # askers that are remembered; more at once are judged as one
 _OTHERS = "(others)"
 _BURST_SECONDS = 20.0  # how much may be asked at once: what twenty seconds bring, but at least three times
-
-
-@dataclass(slots=True)
-class _Bucket:
-    left: float
-    at: float
 
 
 class Rate:
@@ -21,26 +15,20 @@ class Rate:
     def __init__(self, per_minute: int) -> None:
         self._per_second = per_minute / 60
         self._burst = max(3.0, self._per_second * _BURST_SECONDS)
-        self._buckets: dict[str, _Bucket] = {}
+        self._allowances: dict[str, Allowance] = {}
 
     def take(self, asker: str, now: float) -> bool:
         """Whether this one may ask now; counts it when it may."""
-        bucket = self._bucket(asker, now)
-        bucket.left = min(self._burst, bucket.left + (now - bucket.at) * self._per_second)
-        bucket.at = now
-        if bucket.left < 1:
-            return False
-        bucket.left -= 1
-        return True
+        return self._allowance(asker, now).take(now)
 
-    def _bucket(self, asker: str, now: float) -> _Bucket:
-        if asker not in self._buckets and len(self._buckets) >= MOST_KEPT:
+    def _allowance(self, asker: str, now: float) -> Allowance:
+        if asker not in self._allowances and len(self._allowances) >= MOST_KEPT:
             self._forget(now)
-            if len(self._buckets) >= MOST_KEPT:
+            if len(self._allowances) >= MOST_KEPT:
                 asker = _OTHERS
-        return self._buckets.setdefault(asker, _Bucket(self._burst, now))
+        return self._allowances.setdefault(asker, Allowance(self._per_second, self._burst, now))
 
     def _forget(self, now: float) -> None:
         """Those whose bucket is full again are as good as never seen."""
         full = self._burst / self._per_second
-        self._buckets = {asker: each for asker, each in self._buckets.items() if now - each.at < full}
+        self._allowances = {asker: each for asker, each in self._allowances.items() if now - each.at < full}

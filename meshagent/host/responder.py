@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Never
 
 import structlog
 
+from meshagent.host.allowance import Allowance
 from meshagent.model.virtual import sharing_an_address
 
 if TYPE_CHECKING:
@@ -31,24 +32,6 @@ _RETRY_SECONDS = 5.0  # a port that was taken may be free by then
 _IDLE_SECONDS = 5.0  # RFC 7766 6.2.3: a server may be this short with idle connections
 _MOST_CONNECTIONS = 64
 LARGEST = 65535  # bytes of a message
-
-
-class Allowance:
-    """So many a second, as many again at once. `now` in seconds, of any clock that never goes back."""
-
-    def __init__(self, rate: float, now: float) -> None:
-        self._rate = rate
-        self._left = rate
-        self._at = now
-
-    def take(self, now: float) -> bool:
-        """Whether one more may be."""
-        self._left = min(self._rate, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class Responder:
@@ -72,7 +55,7 @@ class Responder:
         self._kept: dict[tuple[bytes, bool], Reply] = {}
         self._talking: set[asyncio.StreamWriter] = set()
         self._clock = clock
-        self._allowance = Allowance(QUERIES_A_SECOND, clock())
+        self._allowance = Allowance(QUERIES_A_SECOND, QUERIES_A_SECOND, clock())
 
     @classmethod
     def of(

@@ -17,17 +17,13 @@ from meshagent.model.view import Egress, ProxyView
 from meshagent.translate.accesslog import EXTERNAL, Line, logs, written
 from meshagent.translate.connection import egress_manager
 from meshagent.translate.external import external_name, passed_name
+from meshagent.translate.local import local_listener
 from meshagent.translate.rbac import caller_config, rules_by_ecds
 from meshagent.translate.retries import UNREACHED, safe_retries
 from meshagent.translate.settings import Settings, pack
 from meshagent.translate.tcp import NOWHERE, tcp_forward
 
 _PASSED = "passthrough"
-
-
-def egress_listener_name(egress: Egress) -> str:
-    """The listener of one external of one service. As that of a service, so that one can take the other's place."""
-    return f"out/{egress.source}/{egress.upstream}:{egress.local_port or egress.local_socket}"
 
 
 def egress_rbac_name(egress: Egress) -> str:
@@ -44,14 +40,7 @@ def egress_rbac(egress: Egress) -> TypedExtensionConfig:
 
 def egress_listener(egress: Egress, view: ProxyView, settings: Settings) -> Listener:
     """A loopback port or Unix socket that leads out of the mesh, if the rules allow it."""
-    listener = Listener(name=egress_listener_name(egress))
-    listener.enable_reuse_port.value = False
-    if egress.local_socket:
-        listener.address.pipe.path = egress.local_socket
-        listener.address.pipe.mode = egress.socket_mode
-    else:
-        listener.address.socket_address.address = egress.local_address
-        listener.address.socket_address.port_value = egress.local_port
+    listener = local_listener(egress)
     if egress.external.tls.mode == _PASSED:
         _pass_by_name(listener, egress, view, settings)
     else:

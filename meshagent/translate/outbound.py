@@ -10,25 +10,14 @@ from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from meshagent.model.view import Outbound, ProxyView
 from meshagent.translate.clusters import upstream_name
 from meshagent.translate.connection import outbound_manager
+from meshagent.translate.local import local_listener
 from meshagent.translate.settings import Settings, from_ads, pack
 from meshagent.translate.tls import BYTES
 
 
-def outbound_listener_name(outbound: Outbound) -> str:
-    """The listener of one upstream of one service."""
-    return f"out/{outbound.source}/{outbound.upstream}:{outbound.local_port or outbound.local_socket}"
-
-
 def outbound_listener(outbound: Outbound, view: ProxyView, settings: Settings) -> Listener:
     """A loopback port or Unix socket that leads to the upstream; its ways come by RDS or ECDS, so it stays still."""
-    listener = Listener(name=outbound_listener_name(outbound))
-    listener.enable_reuse_port.value = False
-    if outbound.local_socket:
-        listener.address.pipe.path = outbound.local_socket
-        listener.address.pipe.mode = outbound.socket_mode
-    else:
-        listener.address.socket_address.address = outbound.local_address
-        listener.address.socket_address.port_value = outbound.local_port
+    listener = local_listener(outbound)
     upstream_filters(listener.filter_chains.add(), outbound, view, settings)
     return listener
 

@@ -27,7 +27,7 @@ from meshagent.translate.clusters import (
     upstream_cluster,
     upstream_name,
 )
-from meshagent.translate.egress import egress_listener, egress_listener_name, egress_rbac
+from meshagent.translate.egress import egress_listener, egress_rbac
 from meshagent.translate.external import external_cluster, external_names, external_roots
 from meshagent.translate.failover import failover_clusters
 from meshagent.translate.gateway import (
@@ -44,8 +44,9 @@ from meshagent.translate.inbound import (
     plain_listener,
     plain_listener_name,
 )
+from meshagent.translate.local import local_listener_name
 from meshagent.translate.natives import natives
-from meshagent.translate.outbound import outbound_listener, outbound_listener_name
+from meshagent.translate.outbound import outbound_listener
 from meshagent.translate.rbac import bytes_rbac_filter, bytes_rbac_name, plain_rbac_name, rbac_filter, rbac_name
 from meshagent.translate.routes import outbound_proxy, outbound_routes
 from meshagent.translate.secrets import key_pair_name, key_pair_secret, roots_secret, svid_name, svid_secret
@@ -200,7 +201,7 @@ def _add_rules(memo: _Memo, view: ProxyView) -> None:
 def _add_egresses(memo: _Memo, view: ProxyView, settings: Settings) -> None:
     for egress in view.egresses:
         if egress.listened:
-            place = ("egress", egress_listener_name(egress))
+            place = ("egress", local_listener_name(egress))
             memo.add(place, _led_outside(egress), partial(_egress, egress, view, settings))
         memo.add(("external", egress.upstream), egress.external, partial(_external, egress.external, settings))
 
@@ -270,8 +271,8 @@ def _calls(view: ProxyView, settings: Settings, before: tuple[Piece, ...]) -> tu
     """One piece for each outbound. Their order is almost always as before, so they are compared place by place."""
     held: Iterable[Piece | None] = before
     if len(before) != len(view.outbounds):
-        by_name = {outbound_listener_name(piece[0]): piece for piece in before if isinstance(piece[0], Outbound)}
-        held = [by_name.get(outbound_listener_name(outbound)) for outbound in view.outbounds]
+        by_name = {local_listener_name(piece[0]): piece for piece in before if isinstance(piece[0], Outbound)}
+        held = [by_name.get(local_listener_name(outbound)) for outbound in view.outbounds]
     return tuple(
         piece if piece and piece[0] is outbound else _call(outbound, piece, view, settings)
         for piece, outbound in zip(held, view.outbounds, strict=True)
@@ -299,7 +300,7 @@ def _call_once(outbound: Outbound, view: ProxyView, settings: Settings) -> _Name
     for cluster in failover_clusters(outbound):
         yield CDS, cluster.name, cluster
     if outbound.listened:
-        yield LDS, outbound_listener_name(outbound), outbound_listener(outbound, view, settings)
+        yield LDS, local_listener_name(outbound), outbound_listener(outbound, view, settings)
     yield from _ways(outbound, view, settings)
 
 
@@ -327,7 +328,7 @@ def _judged(egress: Egress) -> _Named:
 
 
 def _egress(egress: Egress, view: ProxyView, settings: Settings) -> _Named:
-    yield LDS, egress_listener_name(egress), egress_listener(egress, view, settings)
+    yield LDS, local_listener_name(egress), egress_listener(egress, view, settings)
 
 
 def _external(external: External, settings: Settings) -> _Named:

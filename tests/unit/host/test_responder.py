@@ -9,7 +9,8 @@ import dns.message
 import pytest
 
 from meshagent.host import responder as module
-from meshagent.host.responder import QUERIES_A_SECOND, RESULTS, Allowance, Responder
+from meshagent.host.allowance import Allowance
+from meshagent.host.responder import QUERIES_A_SECOND, RESULTS, Responder
 from meshagent.model.virtual import virtual_addresses
 
 TWINS = {"service-12694", "service-5771"}  # they share an IPv4 address
@@ -98,7 +99,7 @@ def test_without_an_address_there_is_none():
 
 
 def test_an_allowance_is_so_many_a_second_and_as_many_at_once():
-    allowance = Allowance(10, now=0.0)
+    allowance = Allowance(10, 10, now=0.0)
     assert [allowance.take(0.0) for _ in range(12)] == [True] * 10 + [False] * 2
     assert [allowance.take(0.31) for _ in range(4)] == [True] * 3 + [False]
     assert sum(allowance.take(1000.0) for _ in range(50)) == 10
