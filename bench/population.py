@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -80,8 +81,10 @@ def _names(count: int) -> tuple[str, ...]:
 
 
 async def populate(store: Store, population: Population, url: str = "") -> int:
-    """Write it into a store that holds a mesh. Returns the policy's revision, which makes all of it count at once."""
-    found = (await store.read(KEYS.manifest)).entries[KEYS.manifest]
+    """Write it into a store in which there is a mesh, or soon is. Returns the policy's revision, which makes all of it count."""
+    async with asyncio.timeout(10):
+        while not (found := (await store.read(KEYS.manifest)).entries.get(KEYS.manifest)):
+            await asyncio.sleep(0.05)
     revision = decode(Manifest, found.value).revision + 1
     async with registering(store, url) as register:
         await register(population.registrations())
