@@ -62,7 +62,7 @@ def outbound_manager(outbound: Outbound, view: ProxyView, settings: Settings) ->
     Paths are normalised as the other side does it, so that routes and intentions judge the same one.
     """
     stat_prefix = f"out.{outbound.source}.{outbound.upstream}"
-    manager = _manager(stat_prefix, tuple(extra_places(stat_prefix)))
+    manager = _manager(stat_prefix, tuple(extra_places(stat_prefix)), told_apart=True)
     _normalise(manager)
     manager.http_protocol_options.accept_http_10 = True
     manager.http_protocol_options.default_host_for_http_10 = outbound.upstream
@@ -82,7 +82,7 @@ def gateway_manager(gateway: str, view: ProxyView, settings: Settings) -> HttpCo
     Measured on Envoy 1.40: what a client says of itself in x-forwarded-for and the like is gone before Envoy sets its own.
     """
     stat_prefix = f"gateway.{gateway}"
-    manager = _manager(stat_prefix, tuple(extra_places(stat_prefix)), _OUTSIDE_HEADERS)
+    manager = _manager(stat_prefix, tuple(extra_places(stat_prefix)), _OUTSIDE_HEADERS, told_apart=True)
     manager.common_http_protocol_options.headers_with_underscores_action = HttpProtocolOptions.REJECT_REQUEST
     manager.http2_protocol_options.max_concurrent_streams.value = STREAMS
     manager.http2_protocol_options.initial_stream_window_size.value = STREAM_WINDOW
@@ -125,7 +125,10 @@ def _normalise(manager: HttpConnectionManager) -> None:
     manager.path_with_escaped_slashes_action = HttpConnectionManager.REJECT_REQUEST
 
 
-def _manager(stat_prefix: str, filters: Sequence[HttpFilter], forbidden: str = _OWN_HEADERS) -> HttpConnectionManager:
+def _manager(
+    stat_prefix: str, filters: Sequence[HttpFilter], forbidden: str = _OWN_HEADERS, *, told_apart: bool = False
+) -> HttpConnectionManager:
+    """`told_apart`: whether answers are also counted by cluster and route, as where several lie behind one manager."""
     manager = HttpConnectionManager(stat_prefix=stat_prefix, codec_type=HttpConnectionManager.AUTO)
     manager.http2_protocol_options.allow_connect = True  # carries WebSockets
     # Else one malformed request (`Host: a@b` is enough) ends the HTTP/2 connection, and with it what others have open there.
@@ -139,6 +142,6 @@ def _manager(stat_prefix: str, filters: Sequence[HttpFilter], forbidden: str = _
     pack(early.typed_config, mutation)
     manager.http_filters.extend(filters)
     router = Router(suppress_envoy_headers=True)
-    router.dynamic_stats.value = False
+    router.dynamic_stats.value = told_apart
     pack(manager.http_filters.add(name="envoy.filters.http.router").typed_config, router)
     return manager

@@ -28,7 +28,7 @@ from meshagent.model.view import Endpoint, Outbound, ProxyView, Way
 from meshagent.translate.accesslog import MARKED, OUTBOUND, Line, log_mark, logs
 from meshagent.translate.choosing import choose_by
 from meshagent.translate.clusters import plain_name, upstream_name
-from meshagent.translate.counting import outbound_prefix, rule_name
+from meshagent.translate.counting import outbound_prefix, route_prefix, rule_name
 from meshagent.translate.extras import add_extras, set_percent
 from meshagent.translate.failover import lead_name, part_of, services_of, tries_in_place
 from meshagent.translate.retries import UNREACHED, hedged, onward, retried, safe_retries
@@ -67,6 +67,8 @@ def add_routes(host: VirtualHost, outbound: Outbound) -> None:
         _add(host.routes.add(), way, outbound)
     last = host.routes.add()
     last.match.prefix = "/"
+    if outbound.ways:
+        last.stat_prefix = route_prefix(outbound.source, outbound.upstream)
     _forward(last.route, RouteRule(), (_ITSELF,), outbound)
 
 
@@ -102,6 +104,7 @@ def outbound_proxy(outbound: Outbound, view: ProxyView, settings: Settings) -> T
 def _add(route: Route, way: Way, outbound: Outbound) -> None:
     rule = way.rule
     route.name = rule_name(rule, way.index)
+    route.stat_prefix = route_prefix(outbound.source, outbound.upstream, route.name)
     choose_by(route.match, rule.match)
     if rule.redirect:
         _redirect(route.redirect, rule, rule.redirect)
