@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from meshagent.model.service import ServiceDefinition
 
 _BODY_LIMIT = 1 << 20  # bytes
 _DEFAULT_WAIT = 10.0  # seconds
+_PAGE_SECONDS = 2.0  # for Envoy: one that hangs must not hide what the agent knows, and Prometheus waits 10 s by default
 _STATUS: dict[type[MeshError], int] = {InvalidDocument: 422, UsageProblem: 400, NotFound: 404, PortInUse: 409}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -125,11 +128,13 @@ class Api:
         return web.json_response(await found.read(*asked))
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        try:
-            counted = await read_traffic(self._operations, self._envoy)
-        except EnvoyFailed:
-            counted = None
-        page = metrics_text(await self._whole(), counted, self._edges)
+        counted, limits = None, list[dict[str, Any]]()
+        with suppress(EnvoyFailed, TimeoutError):
+            async with asyncio.timeout(_PAGE_SECONDS):
+                counted = await read_traffic(self._operations, self._envoy)
+                limits = await upstream_limits(self._operations, self._envoy)
+        status = agent_status(self._operations, self._envoy, self._facts) | {"limits": limits}
+        page = metrics_text(status, counted, self._edges)
         return web.Response(body=page, content_type="text/plain")
 
     async def _whole(self) -> dict[str, Any]:
