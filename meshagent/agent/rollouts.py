@@ -112,26 +112,34 @@ class Rollouts:
                     await until_set(self._moved, self._both(self._wanted))
                 else:
                     await self._look_at({})
+                    self._lost = ""
                     await self._moved.wait()
             except (StoreUnavailable, StoreDenied) as error:
                 self._lose(str(error))
                 await asyncio.sleep(random.uniform(*_PAUSE))  # noqa: S311 - jitter
 
     async def _both(self, prefixes: tuple[str, ...]) -> None:
-        judging = asyncio.create_task(self._judge())
-        try:
-            await self._follow(prefixes)
-        finally:
-            judging.cancel()
-            await asyncio.gather(judging, return_exceptions=True)
-
-    async def _follow(self, prefixes: tuple[str, ...]) -> None:
         snapshot = await self._store.read(*prefixes)
-        if self._lost:  # what was measured meanwhile is only what this host saw: all begin their step again
+        if self._lost:
             self._lost = ""
             self._judged.clear()
         self._take(Changes(snapshot.revision, tuple(snapshot.entries.values()), full=True))
-        async for changes in self._store.watch(prefixes, after=snapshot.revision):
+        tasks = (
+            asyncio.create_task(self._follow(prefixes, snapshot.revision)),
+            asyncio.create_task(self._judge()),
+        )
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    async def _follow(self, prefixes: tuple[str, ...], after: int) -> None:
+        async for changes in self._store.watch(prefixes, after=after):
             self._take(changes)
 
     def _take(self, changes: Changes) -> None:
@@ -158,8 +166,11 @@ class Rollouts:
             running = {name: rollout for name, rollout in self._rollouts().items() if name in self._here()}
             try:
                 await self._look_at(running)
-            except (StoreUnavailable, StoreDenied, Conflict, LeaseLost) as error:
-                _log.debug("rollout_not_told", problem=str(error))  # whoever follows the store notices too
+            except (Conflict, LeaseLost) as error:
+                _log.debug("rollout_not_told", problem=str(error))
+            except (StoreUnavailable, StoreDenied) as error:
+                _log.debug("rollout_not_told", problem=str(error))  # whoever follows the store tells of it
+                self._judged.clear()  # others told nothing meanwhile either: every host begins its step again
             except EnvoyFailed as error:
                 _log.debug("rollout_not_measured", problem=str(error))
             every = min((each.every for each in running.values() if not each.decided), default=timedelta(minutes=1))

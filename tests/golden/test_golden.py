@@ -24,6 +24,7 @@ from meshagent.model.gateway import KeyPair
 from meshagent.model.identity import TrustBundle
 from meshagent.model.kinds import KINDS
 from meshagent.model.mesh import Mesh
+from meshagent.model.rollout import Progress
 from meshagent.model.service import Instance, ServiceDefinition
 from meshagent.model.world import Local, Origin, Stated, World
 from meshagent.policy.explain import doubted, explain
@@ -70,6 +71,8 @@ def view_of(case):
         by_kind["route"],
         externals=by_kind["external"],
         gateways=by_kind["gateway"],
+        rollouts=by_kind["rollout"],
+        progress={name: Progress.model_validate(each) for name, each in data.get("progress", {}).items()},
     )
     locals_ = []
     for number, each in enumerate(data["services"]):

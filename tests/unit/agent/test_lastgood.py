@@ -13,6 +13,7 @@ from meshagent.model.external import External
 from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.mesh import Mesh
+from meshagent.model.rollout import Progress, Rollout
 from meshagent.model.service import Instance, Service, ServiceDefinition
 from meshagent.model.view import Chain
 from meshagent.model.world import Local, Origin, Stated, World
@@ -38,6 +39,8 @@ def world(action="allow"):
         instances={"ledger": (Instance(service="ledger", host="vm-2", id="ledger", address="10.0.0.2", port=21000),)},
         bundle=TrustBundle((("shop.internal", ("PEM\n",)),)),
         externals={"pay": Stated(External.model_validate(PAY), {"": Origin("b.yaml", 1)})},
+        rollouts={"ledger": Stated(Rollout(name="ledger", base="v1", to="v2"), {"": Origin(who="ann")})},
+        progress={"ledger": Progress(run="/v1/v2", turn=2, phase="running", step=1, since=NOW, host="vm-2")},
     )
 
 

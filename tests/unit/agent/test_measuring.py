@@ -1,0 +1,64 @@
+"""What Envoy counted at the instances of a host, as what became of requests."""
+
+from __future__ import annotations
+
+import re
+
+from meshagent.agent.measuring import Tally, counted, pattern_of, since
+from meshagent.envoy.counts import Counts as Told
+from meshagent.envoy.counts import parse_counts
+from meshagent.model.rollout import Bucket, Counts
+
+TEXT = """
+http.in.payments.p-v2.downstream_rq_total: 3
+http.in.payments.p-v2.downstream_rq_active: 1
+http.in.payments.p-v2.downstream_rq_completed: 1
+http.in.payments.p-v2.downstream_rq_5xx: 1
+http.in.payments.p-v2/web.downstream_rq_total: 10
+http.in.payments.p-v2/web.downstream_rq_active: 0
+http.in.payments.p-v2/web.downstream_rq_completed: 10
+http.in.payments.p-v2/web.downstream_rq_5xx: 2
+http.in.payments.p-v2/web.downstream_rq_time: B0.5(0,0) B1(2,4) B5(1,9) B10(0,9)
+http.in.payments.p-v2/orders.downstream_rq_time: B0.5(0,1) B1(2,1) B5(1,1) B10(0,2)
+http.in.payments.p-v20.downstream_rq_total: 70
+http.in.payments/web.downstream_rq_total: 70
+"""
+PLACE = ("payments", "p-v2")
+
+
+def test_callers_of_an_instance_are_added_up_and_unanswered_requests_have_failed():
+    found = counted(parse_counts(TEXT), PLACE)
+    assert (found.requests, found.failed) == (12, 4)  # of the first three, one is under way and one had no answer
+    assert [(each.upto, each.count) for each in found.times] == [(0.5, 1), (1, 4), (5, 5), (10, 1)]
+    assert counted(parse_counts(TEXT), ("payments", "payments")).requests == 70
+    assert counted(Told({}, {}), PLACE) == Counts()
+
+
+def test_what_is_asked_for_is_what_is_counted_and_no_other_service():
+    asked = re.compile(pattern_of(["payments", "web"]))
+    names = [line.partition(":")[0] for line in TEXT.split("\n") if line]
+    assert all(map(asked.search, names))
+    for name in ("http.in.payments2.downstream_rq_total", "http.out.web.payments.downstream_rq_total"):
+        assert not asked.search(name)
+
+
+def test_a_tally_counts_from_its_first_look_and_goes_on_over_a_new_envoy():
+    tally = Tally()
+
+    def at(requests, failed=0):
+        return {PLACE: Counts(requests=requests, failed=failed, times=(Bucket(upto=5, count=requests),))}
+
+    tally.add(at(100, 50))
+    assert tally.of([PLACE]).requests == 0
+    tally.add(at(130, 51))
+    tally.add(at(7, 2))  # Envoy began anew
+    assert (tally.of([PLACE]).requests, tally.of([PLACE]).failed, tally.of([PLACE]).timed) == (37, 3, 37)
+    tally.begin()
+    tally.add(at(9, 2))
+    assert tally.of([PLACE, ("payments", "other")]).requests == 2
+
+
+def test_a_distribution_that_comes_later_than_the_counts_is_no_new_beginning():
+    before = Counts(requests=10, times=())
+    now = Counts(requests=12, times=(Bucket(upto=5, count=11),))
+    assert since(before, now) == Counts(requests=2, times=(Bucket(upto=5, count=11),))
