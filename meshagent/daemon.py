@@ -42,6 +42,7 @@ from meshagent.config import AgentConfig, misspelt_variables
 from meshagent.envoy.bootstrap import BootstrapSettings
 from meshagent.envoy.logs import tell_log, tell_requests
 from meshagent.envoy.process import EnvoyEvent, EnvoyProcess
+from meshagent.envoy.sinks import keep_sinks
 from meshagent.envoy.unit import EnvoyUnit
 from meshagent.errors import DataDirInUse
 from meshagent.host.notify import Notifier
@@ -243,6 +244,7 @@ class Daemon:
             self._feed_watchdog(),
             tell_log(data / "envoy.log", self.envoy.admin),
             tell_requests(data / "access.log", self.envoy.admin, self._observations.take),
+            keep_sinks(data, self.envoy.admin),
             self._observations.run(),
         ]
 

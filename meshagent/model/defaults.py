@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from meshagent.model.logformat import Fields, Text
 from meshagent.model.names import Duration, Model
 
 SHORTEST = timedelta(milliseconds=1)  # Envoy counts in milliseconds, and takes 0 for "never"
@@ -21,11 +22,22 @@ def _check_some_time(value: timedelta) -> timedelta:
 SomeTime = Annotated[Duration, AfterValidator(_check_some_time)]
 
 
+LOG_FILES = {"file": "requests.log", "stdout": "stdout.log"}
+"""In the agent's data directory: what Envoy writes for `to: file`, and what the agent prints for `to: stdout`."""
+
+
 class AccessLog(Model):
-    """Which requests are logged; with `errors`, also those that take longer than `slower_than`."""
+    """Which requests are logged; with `errors`, also those that take longer than `slower_than`.
+
+    `to`: the agent's own log; a `file` beside it, or the agent's `stdout`, or the collector of the mesh's tracing (`otlp`),
+    written there in Envoy's own `format`, or as JSON with these `fields`, or else as in the agent's.
+    """
 
     only: Literal["errors", "all", "none"] = "errors"
     slower_than: Duration | None = None
+    to: Literal["agent", "file", "stdout", "otlp"] = "agent"
+    format: Text | None = None
+    fields: Fields | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -33,6 +45,13 @@ class AccessLog(Model):
             raise ValueError("slower_than needs only: errors (all logs every request, none no request)")
         if self.slower_than is not None and self.slower_than < SHORTEST:
             raise ValueError("slower_than must be at least 1ms")
+        told = [name for name in ("format", "fields") if getattr(self, name) is not None]
+        if len(told) > 1:
+            raise ValueError("takes one of format and fields")
+        if told and self.to == "agent":
+            raise ValueError(f"{told[0]} needs to: file, stdout or otlp (the agent's log keeps the form that it reads)")
+        if self.only == "none" and self.to != "agent":
+            raise ValueError(f"only: none logs nothing, so there is nothing to: {self.to}")
         return self
 
 

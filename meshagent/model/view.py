@@ -283,5 +283,13 @@ class ProxyView:
         """The trust domains whose certificates its peers may show."""
         return self.bundle.domains(self.trust_domain)
 
+    @property
+    def collected(self) -> bool:
+        """Whether any access log goes to the collector."""
+        said = [self.access_log, *(each.access_log for each in self.inbounds)]
+        said += [each.traffic.access_log for each in self.outbounds]
+        said += [way.rule.access_log for each in self.outbounds for way in each.ways]
+        return any(each is not None and each.to == "otlp" for each in said)
+
 
 Svids = Mapping[str, Svid]  # by service

@@ -51,8 +51,9 @@ def sampling_of(mesh: Mesh, service: Service | None, protocol: Protocol) -> floa
 
 
 def with_tracing(view: ProxyView, tracing: Tracing | None) -> ProxyView:
-    """The view with the collector, where something in it is traced."""
-    used = any(each.sampling for each in view.inbounds) or any(each.traced for each in view.outbounds)
+    """The view with the collector, where something in it is traced or logged there."""
+    traced = any(each.sampling for each in view.inbounds) or any(each.traced for each in view.outbounds)
+    used = traced or view.collected
     return replace(view, tracing=tracing) if tracing and used else view
 
 
@@ -161,8 +162,10 @@ def _log(said: _Said) -> Setting:
     log: AccessLog = found[0] if found else AccessLog()
     if found and found[1] == "mesh" and log == AccessLog() and "access_log" not in said.mesh.origins:
         found = None
-    words = log.only + (f", and what takes {format_duration(log.slower_than)}" if log.slower_than else "")
-    return _setting("access log", found, None, log.model_dump(mode="json"), words)
+    words = log.only + (f" to {log.to}" if log.to != "agent" else "")
+    words += f", and what takes {format_duration(log.slower_than)}" if log.slower_than else ""
+    value = log.model_dump(mode="json", exclude_none=True, exclude={"to"} if log.to == "agent" else None)
+    return _setting("access log", found, None, {"slower_than": None} | value, words)
 
 
 def _tracing(said: _Said) -> Setting:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog, AccessLogFilter, ComparisonFilter
-from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 
 from meshagent.model.defaults import AccessLog as AccessLogPolicy
@@ -15,6 +15,7 @@ from meshagent.model.view import Outbound, ProxyView
 from meshagent.translate.doubts import DOUBTED, doubted_requests
 from meshagent.translate.replies import REFUSED, TICKET, TICKET_HEADER
 from meshagent.translate.settings import Settings, pack
+from meshagent.translate.sinks import to_file, to_sink
 from meshagent.translate.tap import tap
 
 OUTBOUND, EXTERNAL, GATEWAY, INBOUND = "outbound to ", "external ", "gateway", "inbound"
@@ -91,16 +92,19 @@ def tap_of(line: Line) -> AccessLog:
 
 
 def written(policy: AccessLogPolicy, line: Line, settings: Settings) -> Iterator[AccessLog]:
-    """What goes into the access log."""
+    """What goes into the agent's own log, at least what failed unless nothing is to be logged; and where else it goes."""
     if policy.only == "none" and not line.doubted:
         return
-    log = AccessLog(name="envoy.access_loggers.file")
-    _filter(log, policy, line)
-    written = FileAccessLog(path=settings.access_log_path)
-    for name, value in line.fields.items():
-        written.log_format.json_format.fields[name].string_value = value
-    pack(log.typed_config, written)
+    own = policy if policy.to == "agent" else AccessLogPolicy()
+    log = AccessLog()
+    _filter(log, own, line)
+    to_file(log, settings.access_log_path, own, line.fields)
     yield log
+    if policy.to != "agent":
+        other = AccessLog()
+        _filter(other, policy, line)
+        to_sink(other, policy, line.fields, line.service, settings)
+        yield other
 
 
 def _filter(log: AccessLog, policy: AccessLogPolicy, line: Line) -> None:
@@ -134,7 +138,9 @@ def outbound_logs(outbound: Outbound, view: ProxyView, settings: Settings) -> It
 
 def log_mark(policy: AccessLogPolicy) -> str:
     """What the routes of rules that ask for this log are marked with."""
-    return policy.model_dump_json(exclude_none=True)
+    if policy.to == "agent":
+        return policy.model_dump_json(exclude_none=True, exclude={"to"})
+    return sha256(policy.model_dump_json().encode()).hexdigest()[:16]  # it stands in an expression
 
 
 def _of_rules(log: AccessLog, mark: str | None) -> None:

@@ -117,7 +117,7 @@ def translate(
         memo.add(("capture", captured.source), cause, partial(_capture, captured, every, view, settings))
     _add_egresses(memo, view, settings)
     _add_gateways(memo, view, settings, key_pairs)
-    if view.tracing:
+    if view.tracing or view.collected:
         memo.add("collector", view.tracing, partial(_collector, view.tracing))
     memo.add("roots", view.bundle, lambda: [(SDS, ROOTS, roots_secret(view))])
     for service in sorted(
@@ -237,7 +237,7 @@ def _key_pair(file: str, pair: KeyPair) -> _Named:
     yield SDS, key_pair_name(file), key_pair_secret(file, pair)
 
 
-def _collector(tracing: Tracing) -> _Named:
+def _collector(tracing: Tracing | None) -> _Named:
     yield CDS, COLLECTOR, collector_cluster(tracing)
 
 

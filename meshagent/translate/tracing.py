@@ -27,12 +27,14 @@ _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _SECONDS = 2
 
 
-def collector_cluster(tracing: Tracing) -> Cluster:
-    """The way to the collector: HTTP/2 in plain text."""
-    host, port = tracing.collector
+def collector_cluster(tracing: Tracing | None) -> Cluster:
+    """The way to the collector: HTTP/2 in plain text. Without one it leads nowhere, for logs that ask for it all the same."""
+    host, port = tracing.collector if tracing else ("127.0.0.1", 0)
     cluster = Cluster(name=COLLECTOR, type=Cluster.STATIC if _is_address(host) else Cluster.STRICT_DNS)
     cluster.connect_timeout.FromSeconds(_SECONDS)
     cluster.load_assignment.cluster_name = COLLECTOR
+    if not port:
+        return cluster
     address = cluster.load_assignment.endpoints.add().lb_endpoints.add().endpoint.address.socket_address
     address.address, address.port_value = host, port
     options = HttpProtocolOptions()

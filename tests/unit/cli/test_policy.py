@@ -251,3 +251,22 @@ def test_every_command_has_an_example(env):
     assert len(found) > 20
     missing = [name for name, command in found if "Example:  meshagent" not in (command.help or "")]
     assert missing == []
+
+
+def test_logs_by_otlp_need_a_collector(mesh, file):
+    asked = "kind: service\nname: payments\naccess_log:\n  to: otlp\n"
+    text = mesh.run("policy", "apply", "-f", file(asked), code=3).stderr
+    assert "p.yaml:4: access_log.to: otlp needs a collector" in text
+    traced = "kind: mesh\nname: mesh\ntracing: {otlp: 127.0.0.1:4317}\n"
+    mesh.run("policy", "apply", "-f", file(f"{traced}---\n{asked}"))
+    text = mesh.run("policy", "apply", "-f", file("kind: mesh\nname: mesh\n"), code=3).stderr
+    assert "names no collector, and the access log of service payments goes there" in text
+
+
+def test_a_format_that_envoy_would_refuse_is_refused_with_its_line(mesh, file):
+    wrong = 'kind: service\nname: payments\naccess_log:\n  to: file\n  format: "%START_TIME% %NOPE%"\n'
+    text = mesh.run("policy", "apply", "-f", file(wrong), code=3).stderr
+    assert "p.yaml:5: access_log.format: uses NOPE, which is no operator of Envoy's that is taken here" in text
+    wrong = 'kind: service\nname: payments\naccess_log:\n  to: file\n  fields:\n    key: "%FILE_CONTENT(/k)%"\n'
+    text = mesh.run("policy", "apply", "-f", file(wrong), code=3).stderr
+    assert "p.yaml:6: access_log.fields.key: uses FILE_CONTENT, which reads files of the host" in text
