@@ -135,9 +135,7 @@ class Daemon:
         )
         self.operations = self._joined(watching)
         self.operations.rollouts = self.rollouts
-        self._observations = Observations(
-            data / "observed.json", _now, self._edges, lambda: self.converger.world, self.operations.observe
-        )
+        self._observations = Observations(data, _now, self._edges, self.operations)
         self._definitions = Definitions(config.services_dir, self.roster, self.operations.down)
 
     def _joined(self, watching: Watching) -> Operations:

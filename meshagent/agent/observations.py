@@ -14,11 +14,11 @@ from typing import Any, Never
 import structlog
 from pydantic import ValidationError
 
+from meshagent.agent.operations import Operations
 from meshagent.envoy.requests import seen_of
 from meshagent.errors import MeshError
 from meshagent.model.names import Model
 from meshagent.model.observed import CallKey
-from meshagent.model.world import World
 from meshagent.policy.patterns import merged, pattern_of
 from meshagent.private import read_private, write_private
 from meshagent.state.records import ObservedRecord
@@ -38,18 +38,16 @@ class Observations:
 
     def __init__(
         self,
-        path: Path,
+        directory: Path,
         clock: Callable[[], datetime],
         edges: Callable[[], Awaitable[Iterable[Mapping[str, Any]]]],
-        world: Callable[[], World | None],
-        tell: Callable[[Rows], None],
+        operations: Operations,
     ) -> None:
         self.told: Rows = ()
-        self._path = path
+        self._path = directory / "observed.json"
         self._clock = clock
         self._edges = edges
-        self._world = world
-        self._tell = tell
+        self._operations = operations
         self._rows: dict[CallKey, ObservedRecord] = {}
         self._counted: dict[CallKey, int] = {}  # at the last reading of Envoy's numbers
         self._refreshed: datetime | None = None
@@ -62,8 +60,7 @@ class Observations:
             return
         self._rows = {row.key: row for row in kept.rows}
         self._counted = {row.key: row.calls for row in kept.counted}
-        self.told = tuple(kept.rows)
-        self._tell(self.told)
+        self._operations.observed = self.told = tuple(kept.rows)
 
     def take(self, event: dict[str, Any]) -> None:
         """A line of the access log. What passed and shadow would have refused is kept, everything else is not for here."""
@@ -121,11 +118,12 @@ class Observations:
         if told != self.told:
             self.told = told
             self._keep()
-            self._tell(told)
+            self._operations.observed = told
+            self._operations.report(urgent=False)
 
     @property
     def _in_shadow(self) -> bool:
-        world = self._world()
+        world = self._operations.converger.world
         return world is not None and world.mesh.default_action == "shadow-deny"
 
     def _add(self, key: CallKey, calls: int, at: datetime) -> None:

@@ -74,7 +74,7 @@ class Operations:
     left = False
     applied_bundle = ""
     _held: World | None = None  # a first World that waits for the instances of upstreams
-    _observed: tuple[ObservedRecord, ...] = ()
+    observed: tuple[ObservedRecord, ...] = ()  # what this host saw of calls
     rollouts: Rollouts | None = None  # whose problems are this host's too
 
     def __init__(
@@ -367,11 +367,6 @@ class Operations:
         for name, port, owner in shut(gateways, self.converger.locals):
             yield f"{name}:{port}", f"the port is {owner} here, so it is not opened for the gateway"
 
-    def observe(self, rows: tuple[ObservedRecord, ...]) -> None:
-        """Tell what this host saw of calls."""
-        self._observed = rows
-        self.report(urgent=False)
-
     def report(self, *, urgent: bool) -> None:
         """Offer the host's report to the store, when something in it changed."""
         interest, world = self.roster.interest(), self.converger.world
@@ -390,7 +385,7 @@ class Operations:
             roots=self._roots(),
             bundle=self.applied_bundle,
             metrics=self.here.metrics,
-            observed=list(self._observed),
+            observed=list(self.observed),
             at=self._clock(),
         )
         self.membership.report(report, urgent=urgent)

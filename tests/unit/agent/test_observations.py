@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,8 +27,13 @@ class Place:
         self.seen = self.again()
 
     def again(self):
-        made = Observations(self.path, lambda: self.now, self.edges, lambda: self.world, self.told.append)
+        """What the next agent on this host begins with."""
+        operations = SimpleNamespace(converger=SimpleNamespace(world=self.world), observed=())
+        operations.report = lambda urgent: self.told.append(operations.observed)
+        made = Observations(self.path.parent, lambda: self.now, self.edges, operations)
         made.load()
+        if operations.observed:
+            self.told.append(operations.observed)
         return made
 
     async def edges(self):
