@@ -20,10 +20,11 @@ from meshagent.errors import PortInUse
 @click.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port on 127.0.0.1; a free one unless told.")
 @click.option("--open", "browse", is_flag=True, help="Open the link in this machine's browser.")
+@click.option("--prometheus", metavar="URL", help="Take live numbers from this Prometheus, not from the agents.")
 @mesh_options("store", "api", "config")
 @click.pass_obj
 @awaited
-async def ui(session: Session, port: int, browse: bool) -> None:
+async def ui(session: Session, port: int, browse: bool, prometheus: str | None) -> None:
     """The mesh in a browser: topology, intentions, services, hosts, certificates, history, refusals.
 
     Serves on 127.0.0.1 until Ctrl-C, for who has the printed link, which is good once. Looks, and never changes anything.
@@ -36,26 +37,28 @@ async def ui(session: Session, port: int, browse: bool) -> None:
     quiet_log()
     opened = _listening(port)
     try:
-        await _serve(session, opened, browse)
+        await _serve(session, opened, browse, prometheus)
     finally:
         opened.close()
 
 
-async def _serve(session: Session, opened: socket.socket, browse: bool) -> None:
+async def _serve(session: Session, opened: socket.socket, browse: bool, prometheus: str | None) -> None:
     from aiohttp import web
 
     from meshagent.ui.entry import Door
     from meshagent.ui.live import Live
     from meshagent.ui.pages import Pages
+    from meshagent.ui.prometheus import Prometheus
     from meshagent.ui.serving import application
     from meshagent.ui.sight import Sight
 
     door = Door(lambda: secrets.token_urlsafe(32))
     place = f"http://127.0.0.1:{opened.getsockname()[1]}/#enter="
     sight = Sight(session)
+    live = Prometheus(prometheus) if prometheus else Live(sight.traffic)
     app = application(
         door,
-        Pages(sight, Live(sight.traffic), now_utc),
+        Pages(sight, live, now_utc),
         lambda: say(f"opened; for another browser: {place}{door.token}"),
     )
     runner = web.AppRunner(app, access_log=None)

@@ -6,13 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from meshagent.api.fleet import FleetTraffic
-from meshagent.api.traffic import OTHER
 from meshagent.model.edges import rates
 from meshagent.ui.topology import Pair
 
+OTHER = "other"  # the source of calls whose callers a destination's proxy does not tell apart (api/traffic.py)
 _PAUSE = 2.0  # seconds between two readings, however many pages ask
 _WINDOW = 12.0  # seconds that the numbers are about, where that much was read
 
@@ -29,8 +29,15 @@ class Numbers:
     missing: Mapping[str, str] = field(default_factory=dict)
 
 
+class Source(Protocol):
+    """Where live numbers come from."""
+
+    async def numbers(self) -> Numbers:
+        """What happened in the last seconds or minutes. Raises nothing for what cannot be had: that is missing."""
+
+
 class Live:
-    """`read` gives what the fleet has counted so far."""
+    """The agents' own counters. `read` gives what the fleet has counted so far."""
 
     def __init__(self, read: Callable[[], Awaitable[FleetTraffic]]) -> None:
         self._read = read

@@ -21,7 +21,8 @@ Data = dict[str, Any]
 def matrix(seen: Seen, now: datetime) -> Data:
     """The sources, and the destinations with their rules in the order in which they are asked.
 
-    A source's rule is that of its name, else that of `*`, else the destination's `default`.
+    A source's rule is that of its name, else that of `*`, else the destination's `default`. `shadow` says the same of what
+    would hold, were all that is said in shadow in force; None: nothing else would.
     """
     world = seen.world()
     gateways = {stated.thing.name for stated in seen.documents.values() if isinstance(stated.thing, Gateway)}
@@ -33,7 +34,6 @@ def matrix(seen: Seen, now: datetime) -> Data:
         "revision": seen.revision,
         "sources": sorted((known | named) - set(world.externals)),
         "destinations": [_destination(world, name, now) for name in towards],
-        "default": world.mesh.default_action,
         "default_origin": str(mesh.origin()) if mesh else "",
     }
 
@@ -52,11 +52,12 @@ def verdict_of(rules: Guard, source: str) -> Data:
 
 def _destination(world: World, name: str, now: datetime) -> Data:
     rules = guard_of(world, name, now)
-    return {
-        "name": name,
-        "protocol": judged_protocol(world, name),
-        "rules": [_rule(rule, rules.default) for rule in rules.rules],
-    }
+    held = {"name": name, "protocol": judged_protocol(world, name), **_rules(rules)}
+    return held | {"shadow": _rules(rules.shadow) if rules.shadow else None}
+
+
+def _rules(rules: Guard) -> Data:
+    return {"rules": [_rule(rule, rules.default) for rule in rules.rules], "default": rules.default}
 
 
 def _rule(rule: Rule, default: str) -> Data:

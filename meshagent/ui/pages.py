@@ -8,13 +8,14 @@ from typing import Any
 
 from meshagent import __version__
 from meshagent.cli.policy_history import edit_row, head_row
-from meshagent.errors import MeshError, NotFound
+from meshagent.errors import AgentUnreachable, MeshError, NotFound, StoreDenied, StoreUnavailable
 from meshagent.model.mesh import Mesh
 from meshagent.model.reasons import reason
 from meshagent.state.records import HistoryRecord
 from meshagent.ui.fleet import certificates, hosts
-from meshagent.ui.live import Live
+from meshagent.ui.live import Numbers, Source
 from meshagent.ui.matrix import matrix
+from meshagent.ui.near import topology_here
 from meshagent.ui.services import one_service, services
 from meshagent.ui.sight import Sight
 from meshagent.ui.topology import Pair, topology
@@ -29,7 +30,7 @@ _CHANGES = 200  # revisions that the history lists, the newest first
 class Pages:
     """Every method gives plain data and raises what the store or the agent raises."""
 
-    def __init__(self, sight: Sight, live: Live, clock: Callable[[], datetime]) -> None:
+    def __init__(self, sight: Sight, live: Source, clock: Callable[[], datetime]) -> None:
         self._sight = sight
         self._live = live
         self._clock = clock
@@ -69,10 +70,14 @@ class Pages:
         }
 
     async def topology(self, _: Query) -> Data:
-        """Services and edges."""
-        seen, live = await self._sight.seen(), await self._live.numbers()
-        drawn = topology(seen, live.pairs, await self._upstreams(), self._clock())
-        return drawn | {"traffic": {"hosts": live.hosts, "missing": live.missing}}
+        """Services and edges: of the mesh, else of this host alone; `why` says what kept from the mesh."""
+        live, why = await self._live.numbers(), ""
+        try:
+            seen = await self._sight.seen()
+            drawn = topology(seen, live.pairs, await self._upstreams(), self._clock())
+        except (StoreUnavailable, StoreDenied, NotFound) as error:
+            drawn, why = await self._drawn_here(live, error), error.advice
+        return drawn | {"traffic": {"hosts": live.hosts, "missing": live.missing}, "why": why}
 
     async def intentions(self, _: Query) -> Data:
         """The matrix."""
@@ -129,6 +134,13 @@ class Pages:
         told = {row["reason"] for row in found}
         reasons = {code: {"words": reason(code).words, "next_step": reason(code).next_step} for code in sorted(told)}
         return {"host": (await self._sight.agent())["host"], "requests": found, "reasons": reasons}
+
+    async def _drawn_here(self, live: Numbers, error: MeshError) -> Data:
+        """The topology of this host alone. Raises `error` where no agent tells of it either."""
+        try:
+            return topology_here(await self._sight.services_here(), live.pairs)
+        except AgentUnreachable:
+            raise error from None
 
     async def _upstreams(self) -> tuple[Pair, ...]:
         """What the services of this host call; nothing without an agent here."""

@@ -126,15 +126,14 @@ class Page:
         data = await self.send("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(data["data"]))
 
-    async def faults(self) -> list[str]:
-        """What axe-core finds to be a serious or critical hindrance, with the elements."""
+    async def faults(self, *rules: str) -> list[str]:
+        """What axe-core finds to be a serious or critical hindrance, with the elements; by these rules alone, or by all."""
         if not await self.evaluate("typeof axe === 'object'"):
             await self.evaluate(AXE.read_text(encoding="utf-8") + "\n;1")
+        options = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})
         found = json.loads(
             str(
-                await self.evaluate(
-                    "axe.run(document, {resultTypes: ['violations']}).then(r => JSON.stringify(r.violations))"
-                )
+                await self.evaluate(f"axe.run(document, {json.dumps(options)}).then(r => JSON.stringify(r.violations))")
             )
         )
         return [

@@ -21,6 +21,7 @@ PAGES = {
     "certificates": "Certificates",
     "history": "History",
     "history/2": "Revision 2",
+    "history/3": "Revision 3",
     "refusals": "Refusals",
 }
 SHOWN = "!document.querySelector('main [role=alert]') && document.querySelector('main h1')?.textContent === {title!r}"
@@ -60,13 +61,21 @@ async def served(store: str, api: str = "unix:///nowhere/agent.sock"):
     assert code == 0, (await process.stderr.read()).decode()
 
 
-async def enter(page: Page, ui: Served) -> float:
-    """Open the link; when the first words were painted, in milliseconds after the address was gone to."""
+async def enter(page: Page, ui: Served) -> None:
+    """Open the link."""
     await page.goto(ui.link)
     await page.until(SHOWN.format(title="Topology"))
-    return float(
-        await page.until("performance.getEntriesByName('first-contentful-paint')[0]?.startTime", 5)  # type: ignore[arg-type]
-    )
+
+
+async def paint(page: Page, ui: Served) -> float:
+    """How long after its address was gone to the page shows first words, in milliseconds: the best of three."""
+    found = []
+    for _ in range(3):
+        await page.send("Network.clearBrowserCache")
+        await page.send("Page.reload", ignoreCache=True)
+        entry = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+        found.append(float(str(await page.until(f"{entry} && {SHOWN.format(title='Topology')} && {entry}"))))
+    return min(found)
 
 
 async def visit(page: Page, ui: Served, where: str, shot: str = "") -> None:

@@ -1,44 +1,196 @@
-"""The pages of `meshagent ui` in a real Chromium, on a live mesh."""
+"""The pages of `meshagent ui` in a real Chromium, on a live mesh: web calls payments, and orders tries to, in vain."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import asyncio
+import json
+from dataclasses import dataclass
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
-from tests.system.apps import HttpApp, Load
-from tests.system.browser import chromium
-from tests.system.live import free_port, live_mesh
-from tests.system.pages import PAGES, enter, served, visit
+import pytest
+import pytest_asyncio
 
+from meshagent.ui.prometheus import Prometheus
+from tests.servers.prometheus import prometheus
+from tests.system.apps import Caller, HttpApp, Load
+from tests.system.browser import Page, chromium
+from tests.system.live import Agent, LiveMesh, free_port, live_mesh
+from tests.system.pages import PAGES, SHOTS, SHOWN, Served, enter, paint, served, visit
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 FIRST_PAINT = 1000.0  # milliseconds
+MARKUP = "<img src=x onerror=document.title='caught'>"
+RATE = 40
 
 
-@asynccontextmanager
-async def small_shop():
-    """web calls payments, orders is denied there, reports fails every call; under load from all three."""
+@dataclass
+class It:
+    mesh: LiveMesh
+    agent: Agent
+    orders: int
+    metrics: int
+    ui: Served
+    page: Page
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def it():
     async with live_mesh() as mesh:
-        agent = await mesh.agent()
-        app, web, orders = free_port(), free_port(), free_port()
+        metrics, app, web, orders = (free_port() for _ in range(4))
+        agent = await mesh.agent(metrics=f"127.0.0.1:{metrics}")
         async with HttpApp(app, "payments"):
-            await agent.up(name="payments", port=app, protocol="http")
+            await agent.up(name="payments", port=app, protocol="http", meta={"version": "1"})
             for name, local in (("web", web), ("orders", orders)):
                 upstreams = [{"service": "payments", "local_port": local}]
                 await agent.up(name=name, port=free_port(), protocol="http", upstreams=upstreams)
-            await mesh.intend("payments", web="allow", orders="deny")
-            by_version = {"kind": "service", "name": "payments", "subsets": {"v1": {"version": "1"}}}
-            split = {"kind": "route", "name": "payments", "rules": [{"name": "all", "timeout": "2s"}]}
-            await mesh.applied(await mesh.apply(by_version, split))
-            async with Load(web, 1, 40), Load(orders, 1, 5):
-                yield mesh, agent
+            denied = {"name": "orders", "action": "deny", "reason": MARKUP}
+            allowed = {"name": "web", "action": "allow", "reason": "INC-7"}
+            await mesh.apply({"kind": "intention", "name": "payments", "sources": [allowed, denied]})
+            subsets = {
+                "kind": "service",
+                "name": "payments",
+                "subsets": {"v1": {"version": "1"}, "v2": {"version": "2"}},
+            }
+            split = [{"subset": "v1", "weight": 90}, {"subset": "v2", "weight": 10}]
+            rules = [{"match": {"path_prefix": "/new"}, "to": split}, {"name": "all", "timeout": "2s"}]
+            await mesh.applied(await mesh.apply(subsets, {"kind": "route", "name": "payments", "rules": rules}))
+            async with Load(web, 1, RATE), Load(orders, 1, 2), served(mesh.url, agent.api) as ui, chromium() as page:
+                await enter(page, ui)
+                yield It(mesh, agent, orders, metrics, ui, page)
 
 
-async def test_every_page_shows_a_live_mesh_without_an_error_and_without_a_serious_fault_of_access():
-    async with small_shop() as (mesh, agent), served(mesh.url, agent.api) as ui, chromium() as page:
-        assert await enter(page, ui) < FIRST_PAINT
-        assert "enter=" not in str(await page.evaluate("location.href"))
-        await page.until("[...document.querySelectorAll('td')].some(each => /[1-9].*\\/s/.test(each.textContent))")
-        for scheme in ("light", "dark"):
-            await page.colours(scheme)
-            for where in PAGES:
-                await visit(page, ui, where, f"live-{scheme}")
-                assert await page.faults() == [], (where, scheme)
-        assert page.errors == []
+async def click(page: Page, selector: str) -> None:
+    await page.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+
+
+async def test_the_first_words_are_there_within_a_second_and_the_link_is_forgotten(it):
+    assert await paint(it.page, it.ui) < FIRST_PAINT
+    assert it.ui.token not in str(
+        await it.page.evaluate("location.href + document.cookie + JSON.stringify(localStorage)")
+    )
+    link = (await it.ui.said()) + (await it.ui.said())
+    assert "good once" in link
+    assert it.ui.base in link
+    assert it.ui.token not in link
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_page_shows_the_live_mesh_and_keeps_nobody_out(it, scheme):
+    await it.page.colours(scheme)
+    for where in PAGES:
+        await visit(it.page, it.ui, where, f"live-{scheme}")
+        assert "[object" not in await it.page.text(), where
+        assert await it.page.faults(*(("color-contrast",) if scheme == "dark" else ())) == [], where
+    assert it.page.errors == []
+
+
+async def test_live_numbers_are_those_of_the_callers(it):
+    await visit(it.page, it.ui, "topology")
+    await it.page.until(r"[...document.querySelectorAll('#main td')].some(each => /\d ms/.test(each.textContent))")
+    row = "[...document.querySelectorAll('#main tr')].find(each => each.cells[0].innerText === 'web').innerText"
+    cells = str(await it.page.evaluate(row)).split("\t")
+    assert cells[1:3] == ["payments", "allowed"]
+    assert 0.6 * RATE <= float(cells[3].removesuffix("/s")) <= 1.1 * RATE, cells
+    drawn = str(await it.page.evaluate("document.querySelector('.graph').textContent"))
+    assert "orders" in drawn
+    assert await it.page.evaluate("document.querySelectorAll('path.edge.denied').length") == 1
+
+
+async def test_the_matrix_says_by_keys_alone_who_decides(it):
+    await visit(it.page, it.ui, "topology")
+    await it.page.press("g", "i")
+    await it.page.until(SHOWN.format(title="Intentions"))
+    assert await it.page.evaluate("document.activeElement.textContent") == "Intentions"
+    await it.page.evaluate("document.querySelector('.matrix td[tabindex=\"0\"]').focus()")
+    await it.page.press("ArrowDown", "ArrowDown", "ArrowRight", "Enter")
+    pair = str(await it.page.until("document.querySelector('#part-the-pair').parentElement.innerText"))
+    assert "web → payments allowed" in " ".join(pair.split())
+    assert "INC-7" in pair
+    assert "test.yaml:1" in pair
+    label = await it.page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert label == "web to payments: allowed, by payments/web"
+    await it.page.press("?")
+    assert await it.page.until("document.querySelector('dialog').open")
+    assert await it.page.faults() == []
+    await it.page.press("Enter")  # its only button closes it
+    await click(it.page, "dialog button")
+
+
+async def test_what_if_says_what_explain_and_plan_say_and_changes_nothing(it):
+    before = it.agent.status()["revision"]
+    await visit(it.page, it.ui, "what-if")
+    for field, text in (("source", "web"), ("destination", "payments"), ("method", "GET"), ("path", "/new/x")):
+        await it.page.type(f"#ask-{field}", text)
+    await click(it.page, "#ask-send")
+    said = str(await it.page.until("document.querySelector('.note pre')?.innerText"))
+    assert "web -> payments GET /new/x: allowed" in said
+    assert "route    rule 0 of route payments: to payments (subset v1)" in said
+    await it.page.type("#documents", "kind: intention\nname: payments\nsources: [{name: orders, action: allow}]\n")
+    await click(it.page, "#plan")
+    effects = str(await it.page.until("document.querySelector('[aria-label=\"What would change\"]')?.innerText"))
+    assert "orders gains payments" in effects
+    assert "web loses payments" in effects
+    await it.page.screenshot(SHOTS / "live-what-if-answered.png")
+    await it.page.evaluate("document.querySelector('#documents').value = ''")
+    await it.page.type("#documents", "kind: intention\nname: payments\nsources: [{name: web, action: perhaps}]\n")
+    await click(it.page, "#plan")
+    assert await it.page.until("document.querySelector('#main').innerText.includes('pasted:3: sources[0].action')")
+    assert it.agent.status()["revision"] == before
+
+
+async def test_words_of_others_are_never_markup(it):
+    caller = Caller(it.orders)
+    assert (await caller.get("/<script>document.title='caught'</script>")).status == 403
+    caller.close()
+    for where in ("intentions", "services/payments", "history/2", "refusals"):
+        await visit(it.page, it.ui, where)
+    assert await it.page.until(r"/(<|%3C)script(>|%3E)document.title=/.test(document.querySelector('#main').innerText)")
+    await click(it.page, "#main td button")
+    assert await it.page.until("document.querySelector('#part-why').parentElement.innerText.includes('intention')")
+    await visit(it.page, it.ui, "services/payments")
+    assert MARKUP in str(await it.page.evaluate("document.querySelector('#main').innerText"))
+    assert await it.page.evaluate("document.querySelectorAll('#main img, #main script').length") == 0
+    assert await it.page.evaluate("document.title") == "Services · meshagent"
+    assert it.page.errors == []
+
+
+async def test_nobody_else_is_told_anything(it):
+    def asked(path: str, headers: dict[str, str]) -> int:
+        try:
+            with urlopen(Request(f"{it.ui.base.rstrip('/')}{path}", b"{}", headers), timeout=10) as answer:
+                return answer.status
+        except HTTPError as error:
+            return error.code
+
+    session = {"Authorization": f"Bearer {await it.page.evaluate('localStorage.getItem(`session`)')}"}
+    assert await asyncio.to_thread(asked, "/api/mesh", session) == 200
+    assert await asyncio.to_thread(asked, "/api/mesh", {}) == 401
+    for more in ({"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert await asyncio.to_thread(asked, "/api/mesh", session | more) == 403
+
+
+async def test_one_host_without_a_store_shows_what_its_agent_knows(it):
+    async with served("sqlite:///nowhere/mesh.db", it.agent.api) as ui:
+        await enter(it.page, ui)
+        text = await it.page.text()
+        assert "Of this host alone: there is no store at" in text
+        assert "web\tpayments\tnot known here" in text
+        await it.page.goto(f"{ui.base}#/refusals")
+        await it.page.until(SHOWN.format(title="Refusals"))
+    await it.page.goto(f"{it.ui.base}#/topology")
+    await it.page.until(SHOWN.format(title="Topology"))
+
+
+async def test_a_prometheus_gives_the_numbers_where_one_is_named(it):
+    async with prometheus(free_port(), f"127.0.0.1:{it.metrics}") as url:
+        asked = Prometheus(url)
+        for _ in range(100):
+            found = (await asked.numbers()).pairs.get(("web", "payments"))
+            if found and found["rps"] and found["p99_ms"]:
+                break
+            await asyncio.sleep(0.2)
+        assert found is not None
+        assert found["rps"] > 0
+        assert 0 < found["p50_ms"] <= found["p99_ms"]
+        assert found["error_ratio"] == 0

@@ -29,7 +29,10 @@ export async function ask(name, asked = {}) {
   try {
     answer = await fetch(`/api/${name}`, { method: "POST", headers, body: JSON.stringify(asked) });
   } catch {
-    throw new Problem({ message: "meshagent ui does not answer", next_step: "is it still running in its terminal?" }, 0);
+    throw new Problem(
+      { message: "meshagent ui does not answer", next_step: "is it still running in its terminal?" },
+      0,
+    );
   }
   const data = await answer.json();
   if (!answer.ok) throw new Problem(data, answer.status);

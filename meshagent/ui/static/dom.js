@@ -60,7 +60,8 @@ export function code(text, label) {
 /** A unified diff; what came and what went is marked by more than its colour already. */
 export function diff(text, label) {
   const lines = text.split("\n").map((line) => {
-    const kind = line.startsWith("+++") || line.startsWith("---") ? "head" : { "+": "came", "-": "went", "@": "head" }[line[0]];
+    const kind =
+      line.startsWith("+++") || line.startsWith("---") ? "head" : { "+": "came", "-": "went", "@": "head" }[line[0]];
     return h("span", { class: kind ?? "same" }, `${line}\n`);
   });
   return h("pre", { class: "diff", tabindex: "0", role: "region", "aria-label": label }, lines);
@@ -68,7 +69,11 @@ export function diff(text, label) {
 
 /** Names and values. */
 export function facts(pairs) {
-  return h("dl", { class: "facts" }, pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h(
+    "dl",
+    { class: "facts" },
+    pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
 }
 
 /** A field with its label. */

@@ -28,7 +28,11 @@ export function milliseconds(value) {
 /** How long that is: `3 h`. */
 export function span(seconds) {
   if (seconds === null || seconds === undefined) return NOTHING;
-  for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60]]) {
+  for (const [unit, size] of [
+    ["d", 86400],
+    ["h", 3600],
+    ["min", 60],
+  ]) {
     if (Math.abs(seconds) >= 2 * size) return `${Math.round(seconds / size)} ${unit}`;
   }
   return `${Math.round(seconds)} s`;

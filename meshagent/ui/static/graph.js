@@ -7,10 +7,15 @@ import { layout } from "./layout.js";
 const LABELS = 40; // edges, up to which each has its numbers beside it
 const TONES = ["quiet", "good", "warn", "bad", "denied"];
 let looked = ""; // the service that the pointer or the focus is on: kept when the drawing is made anew
-const HEALTH = { passing: "all instances passing", partly: "some instances failing", failing: "all instances failing", none: "no instance" };
+const HEALTH = {
+  passing: "all instances passing",
+  partly: "some instances failing",
+  failing: "all instances failing",
+  none: "no instance",
+};
 
-/** The drawing in a frame that scrolls. */
-export function drawing(nodes, edges) {
+/** The drawing in a frame that scrolls; `fit`: as small as it must be to be seen whole. */
+export function drawing(nodes, edges, fit) {
   const { places, width, height, box } = layout(nodes, edges);
   const loops = edges.filter((edge) => edge.source !== edge.destination);
   const paths = loops.map((edge) => path(edge, places, box));
@@ -18,7 +23,13 @@ export function drawing(nodes, edges) {
   const boxes = nodes.map((node) => shape(node, places.get(node.name), box));
   const svg = s(
     "svg",
-    { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Services and their calls; the table below says the same" },
+    {
+      width,
+      height,
+      viewBox: `0 0 ${width} ${height}`,
+      role: "group",
+      "aria-label": "Services and their calls; the table below says the same",
+    },
     s("defs", {}, TONES.map(arrow)),
     s("g", { class: "live" }, paths),
     s("g", { "aria-hidden": "true" }, labels),
@@ -26,7 +37,7 @@ export function drawing(nodes, edges) {
   );
   watch(svg);
   const frame = document.createElement("div");
-  frame.className = "graph";
+  frame.className = fit ? "graph fit" : "graph";
   frame.dataset.keep = "graph";
   frame.tabIndex = 0;
   frame.setAttribute("role", "region");
@@ -74,22 +85,33 @@ function label(edge, places, box) {
   const [from, to] = [places.get(edge.source), places.get(edge.destination)];
   const down = to.x > from.x ? 0 : box.height;
   const errors = edge.live.error_ratio ? ` · ${percent(edge.live.error_ratio)} errors` : "";
-  return s("text", {
-    class: "label",
-    x: (from.x + box.width + to.x) / 2,
-    y: (from.y + to.y + box.height) / 2 + down - 5,
-    "data-from": edge.source,
-    "data-to": edge.destination,
-  }, `${rate(edge.live.rps)}${errors}`, s("tspan", { class: "small" }, edge.live.p99_ms ? ` · ${milliseconds(edge.live.p99_ms)}` : ""));
+  return s(
+    "text",
+    {
+      class: "label",
+      x: (from.x + box.width + to.x) / 2,
+      y: (from.y + to.y + box.height) / 2 + down - 5,
+      "data-from": edge.source,
+      "data-to": edge.destination,
+    },
+    `${rate(edge.live.rps)}${errors}`,
+    s("tspan", { class: "small" }, edge.live.p99_ms ? ` · ${milliseconds(edge.live.p99_ms)}` : ""),
+  );
 }
 
 function shape(node, place, box) {
   const well = node.kind === "service" ? node.health : node.kind;
   const words = node.kind === "service" ? HEALTH[node.health] : node.kind;
-  const below = node.kind === "service" ? `${node.protocol} · ${node.passing} of ${count(node.instances, "instance")}` : node.kind;
+  const below =
+    node.kind === "service" ? `${node.protocol} · ${node.passing} of ${count(node.instances, "instance")}` : node.kind;
   return s(
     "a",
-    { href: address("services", node.name), class: node.kind, "aria-label": `${node.name}, ${words}`, "data-name": node.name },
+    {
+      href: address("services", node.name),
+      class: node.kind,
+      "aria-label": `${node.name}, ${words}`,
+      "data-name": node.name,
+    },
     s("title", {}, `${node.name}: ${words}`),
     s("rect", { class: "box", x: place.x, y: place.y, width: box.width, height: box.height, rx: 8 }),
     s("circle", { class: well, cx: place.x + 14, cy: place.y + box.height / 2, r: 5 }),
@@ -103,7 +125,17 @@ function short(name) {
 }
 
 function arrow(look) {
-  const marker = { id: `arrow-${look}`, class: look, viewBox: "0 0 8 8", refX: 6, refY: 4, markerWidth: 8, markerHeight: 8, orient: "auto", markerUnits: "userSpaceOnUse" };
+  const marker = {
+    id: `arrow-${look}`,
+    class: look,
+    viewBox: "0 0 8 8",
+    refX: 6,
+    refY: 4,
+    markerWidth: 8,
+    markerHeight: 8,
+    orient: "auto",
+    markerUnits: "userSpaceOnUse",
+  };
   return s("marker", marker, s("path", { d: "M0,0 8,4 0,8z" }));
 }
 

@@ -17,17 +17,45 @@ export function draw(data, asked, redraw) {
 }
 
 function all(data, redraw) {
-  const rows = data.changes.filter((row) => matches(`${row.revision} ${row.who} ${row.why} ${row.changed.join(" ")}`, state.wanted));
+  const rows = data.changes.filter((row) =>
+    matches(`${row.revision} ${row.who} ${row.why} ${row.changed.join(" ")}`, state.wanted),
+  );
   return [
     h("h1", { tabindex: "-1" }, "History"),
-    h("p", { class: "lead" }, `The policy's changes, the newest first${data.all > data.changes.length ? `: the last ${data.changes.length} of ${data.all}` : ""}.`),
-    h("div", { class: "bar" }, filter("history-filter", "Who, why, or a document", state.wanted, (value) => { state.wanted = value; redraw(); })),
-    h("section", { class: "part", "aria-label": "Changes" }, table({ id: "changes", caption: "Changes of the policy", columns: COLUMNS, rows, redraw, empty: "No change is like that." })),
+    h(
+      "p",
+      { class: "lead" },
+      `The policy's changes, the newest first${data.all > data.changes.length ? `: the last ${data.changes.length} of ${data.all}` : ""}.`,
+    ),
+    h(
+      "div",
+      { class: "bar" },
+      filter("history-filter", "Who, why, or a document", state.wanted, (value) => {
+        state.wanted = value;
+        redraw();
+      }),
+    ),
+    h(
+      "section",
+      { class: "part", "aria-label": "Changes" },
+      table({
+        id: "changes",
+        caption: "Changes of the policy",
+        columns: COLUMNS,
+        rows,
+        redraw,
+        empty: "No change is like that.",
+      }),
+    ),
   ];
 }
 
 const COLUMNS = [
-  { title: "Revision", value: (row) => row.revision, cell: (row) => link(String(row.revision), "history", row.revision) },
+  {
+    title: "Revision",
+    value: (row) => row.revision,
+    cell: (row) => link(String(row.revision), "history", row.revision),
+  },
   { title: "At", value: (row) => row.at, cell: (row) => moment(row.at) },
   { title: "Who", value: (row) => row.who },
   { title: "Changed", value: (row) => row.changed.length, cell: (row) => changed(row.changed) },
@@ -42,7 +70,17 @@ function one(data) {
   return [
     h("h1", { tabindex: "-1" }, `Revision ${data.revision}`),
     h("p", { class: "lead" }, link("History", "history"), ` › ${data.revision}`),
-    part("The change", facts([["at", moment(data.at)], ["who", data.who], ["why", data.why || "–"], ["documents", count(data.edits.length, "document")]])),
-    data.edits.map((edit) => part(`${edit.kind} ${edit.name}`, diff(edit.diff, `Difference of ${edit.kind} ${edit.name}`))),
+    part(
+      "The change",
+      facts([
+        ["at", moment(data.at)],
+        ["who", data.who],
+        ["why", data.why || "–"],
+        ["documents", count(data.edits.length, "document")],
+      ]),
+    ),
+    data.edits.map((edit) =>
+      part(`${edit.kind} ${edit.name}`, diff(edit.diff, `Difference of ${edit.kind} ${edit.name}`)),
+    ),
   ];
 }

@@ -16,7 +16,10 @@ export function load() {
 }
 
 export function draw(data, asked, redraw) {
-  const change = (name) => (value) => { Object.assign(state, { [name]: value, row: 0, column: 0 }); redraw(); };
+  const change = (name) => (value) => {
+    Object.assign(state, { [name]: value, row: 0, column: 0 });
+    redraw();
+  };
   const named = new Set(data.destinations.flatMap((each) => each.rules.map((rule) => rule.source)));
   const busy = (each) => !state.named || each.rules.some((rule) => rule.source !== "*");
   const sources = data.sources.filter((name) => matches(name, state.sources) && (!state.named || named.has(name)));
@@ -27,7 +30,11 @@ export function draw(data, asked, redraw) {
   const columns = destinations.slice(state.column, state.column + WINDOW);
   return [
     h("h1", { tabindex: "-1" }, "Intentions"),
-    h("p", { class: "lead" }, "Who may call whom, by row and column. Arrow keys go from cell to cell, Enter shows who says so."),
+    h(
+      "p",
+      { class: "lead" },
+      "Who may call whom, by row and column. Arrow keys go from cell to cell, Enter shows who says so.",
+    ),
     h(
       "div",
       { class: "bar" },
@@ -55,36 +62,74 @@ function checkbox(checked, changed) {
 /** Buttons to the next rows or columns, where there are more than fit. */
 function turner(what, length, field, redraw) {
   if (length <= WINDOW) return null;
-  const move = (step) => () => { state[field] += step; redraw(); };
+  const move = (step) => () => {
+    state[field] += step;
+    redraw();
+  };
   const upto = Math.min(state[field] + WINDOW, length);
   return h(
     "div",
     { role: "group", "aria-label": what },
-    h("button", { type: "button", id: `${what}-back`, disabled: state[field] === 0, "aria-label": `earlier ${what}`, on: { click: move(-WINDOW) } }, "‹"),
+    h(
+      "button",
+      {
+        type: "button",
+        id: `${what}-back`,
+        disabled: state[field] === 0,
+        "aria-label": `earlier ${what}`,
+        on: { click: move(-WINDOW) },
+      },
+      "‹",
+    ),
     h("span", { class: "muted" }, ` ${what} ${state[field] + 1}–${upto} of ${length} `),
-    h("button", { type: "button", id: `${what}-on`, disabled: upto >= length, "aria-label": `further ${what}`, on: { click: move(WINDOW) } }, "›"),
+    h(
+      "button",
+      {
+        type: "button",
+        id: `${what}-on`,
+        disabled: upto >= length,
+        "aria-label": `further ${what}`,
+        on: { click: move(WINDOW) },
+      },
+      "›",
+    ),
   );
 }
 
 /** What holds for a pair: {reach, words, rule, reason, origin, by}; `by` is exact, any or default. */
-export function verdict(data, source, destination) {
-  const rules = destination.rules;
+export function verdict(data, source, destination, held = destination) {
+  const rules = held.rules;
   const rule = rules.find((each) => each.source === source) ?? rules.find((each) => each.source === "*");
   if (rule) return { ...rule, by: rule.source === "*" ? "any" : "exact" };
-  const reach = data.default === "allow" ? "all" : "none";
-  return { reach, words: data.default, rule: "mesh/default_action", reason: "", origin: data.default_origin, by: "default" };
+  const reach = held.default === "allow" ? "all" : "none";
+  return {
+    reach,
+    words: held.default,
+    rule: "mesh/default_action",
+    reason: "",
+    origin: data.default_origin,
+    by: "default",
+  };
+}
+
+/** What shadow would say in place of what holds; null where it is the same. */
+function shadowed(data, source, destination, said) {
+  if (!destination.shadow) return null;
+  const would = verdict(data, source, destination, destination.shadow);
+  return would.reach === said.reach && would.rule === said.rule ? null : would;
 }
 
 function matrix(data, rows, columns, redraw) {
   if (!rows.length || !columns.length) return h("p", { class: "empty" }, "No service is like that.");
   const head = columns.map((each) => h("th", { scope: "col", title: each.name }, h("span", {}, each.name)));
-  const lookups = columns.map((each) => ({ ...each, found: new Map() }));
-  const body = rows.map((source) => h(
-    "tr",
-    {},
-    h("th", { scope: "row" }, source),
-    lookups.map((destination) => cell(data, source, destination)),
-  ));
+  const body = rows.map((source) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, source),
+      columns.map((destination) => cell(data, source, destination)),
+    ),
+  );
   const grid = h(
     "table",
     { role: "grid", "aria-label": "Intentions: sources in rows, destinations in columns" },
@@ -101,18 +146,23 @@ function matrix(data, rows, columns, redraw) {
 
 function cell(data, source, destination) {
   const said = verdict(data, source, destination);
+  const doubt = shadowed(data, source, destination, said);
   const id = `cell ${source} ${destination.name}`;
   const self = source === destination.name ? " self" : "";
-  return h("td", {
-    id,
-    class: (said.by === "default" ? "default" : said.reach) + self,
-    tabindex: "-1",
-    role: "gridcell",
-    "aria-selected": String(state.at === id),
-    "aria-label": `${source} to ${destination.name}: ${WORDS[said.reach]}, by ${said.rule}`,
-    "data-source": source,
-    "data-destination": destination.name,
-  }, MARKS[said.reach]);
+  return h(
+    "td",
+    {
+      id,
+      class: (said.by === "default" ? "default" : said.reach) + self + (doubt ? " doubt" : ""),
+      tabindex: "-1",
+      role: "gridcell",
+      "aria-selected": String(state.at === id),
+      "aria-label": `${source} to ${destination.name}: ${WORDS[said.reach]}, by ${said.rule}${doubt ? `; in shadow: ${WORDS[doubt.reach]}` : ""}`,
+      "data-source": source,
+      "data-destination": destination.name,
+    },
+    MARKS[said.reach],
+  );
 }
 
 function picked(chosen, redraw) {
@@ -153,13 +203,27 @@ function moved(event, grid) {
 function details(data) {
   const [, source, name] = (state.at ?? "").split(" ");
   const destination = data.destinations.find((each) => each.name === name);
-  if (!destination) return part("The pair", h("p", { class: "empty" }, "Choose a cell: here it says who decides, and why."));
+  if (!destination)
+    return part("The pair", h("p", { class: "empty" }, "Choose a cell: here it says who decides, and why."));
   const said = verdict(data, source, destination);
+  const doubt = shadowed(data, source, destination, said);
   const tones = { all: "good", some: "warn", none: "bad" };
-  const by = { exact: "an intention for this pair", any: "an intention for every source", default: "the mesh's default: nothing names the pair" };
+  const by = {
+    exact: "an intention for this pair",
+    any: "an intention for every source",
+    default: "the mesh's default: nothing names the pair",
+  };
   return part(
     "The pair",
-    h("p", {}, link(source, "services", source), " → ", link(name, "services", name), " ", badge(WORDS[said.reach], tones[said.reach])),
+    h(
+      "p",
+      {},
+      link(source, "services", source),
+      " → ",
+      link(name, "services", name),
+      " ",
+      badge(WORDS[said.reach], tones[said.reach]),
+    ),
     facts([
       ["says", h("span", { class: "mono" }, said.rule)],
       ["what", said.words],
@@ -167,6 +231,7 @@ function details(data) {
       ["reason", said.reason || "–"],
       ["from", said.origin || "–"],
       ["protocol", destination.protocol],
+      ...(doubt ? [["in shadow", `${WORDS[doubt.reach]}, by ${doubt.rule}`]] : []),
     ]),
     h("p", {}, h("a", { href: asking("what-if", { source, destination: name }) }, "What if … a request of this pair")),
   );
@@ -174,6 +239,17 @@ function details(data) {
 
 function legend(data) {
   const rules = data.destinations.reduce((sum, each) => sum + each.rules.length, 0);
-  const words = ["✓ allowed", "◐ decided by request", "✕ denied", "grey: by the mesh's default", `${count(rules, "rule")} for ${count(data.destinations.length, "destination")}`];
-  return h("ul", { class: "legend" }, words.map((each) => h("li", {}, each)));
+  const words = [
+    "✓ allowed",
+    "◐ decided by request",
+    "✕ denied",
+    "grey: by the mesh's default",
+    "dotted: shadow would say otherwise",
+    `${count(rules, "rule")} for ${count(data.destinations.length, "destination")}`,
+  ];
+  return h(
+    "ul",
+    { class: "legend" },
+    words.map((each) => h("li", {}, each)),
+  );
 }

@@ -2,15 +2,19 @@
 
 const BOX = { width: 158, height: 36 };
 const GAP = { x: 92, y: 16 };
+const TALL = 12; // boxes, above which columns begin at the top: their middle may be out of sight
 const SWEEPS = 4;
+const DEEPEST = 9; // layers: beyond them a service stands right behind the first of its callers, not behind the last
 
 /** {places: Map(name -> {x, y}), width, height, box} for nodes [{name}] and edges [{source, destination}]. */
 export function layout(nodes, edges) {
   const names = nodes.map((node) => node.name);
   const known = new Set(names);
-  const kept = edges.filter((edge) => known.has(edge.source) && known.has(edge.destination) && edge.source !== edge.destination);
+  const kept = edges.filter(
+    (edge) => known.has(edge.source) && known.has(edge.destination) && edge.source !== edge.destination,
+  );
   const forward = withoutCircles(names, kept);
-  const layers = layersOf(names, forward);
+  const layers = deepest(layersOf(names, forward, Math.max), () => layersOf(names, forward, Math.min));
   order(layers, forward);
   return placed(layers, longestColumn(names.length));
 }
@@ -49,8 +53,12 @@ function withoutCircles(names, edges) {
   return forward;
 }
 
-/** Each service one layer to the right of the last of its callers; who has nothing to do with anybody comes last. */
-function layersOf(names, forward) {
+function deepest(layers, flat) {
+  return layers.length > DEEPEST ? flat() : layers;
+}
+
+/** Each service one layer to the right of one of its callers, which `choose` says; who calls nobody and is not called comes last. */
+function layersOf(names, forward, choose) {
   const waiting = new Map(names.map((name) => [name, 0]));
   for (const targets of forward.values()) for (const target of targets) waiting.set(target, waiting.get(target) + 1);
   const alone = names.filter((name) => !waiting.get(name) && !forward.get(name).length);
@@ -60,13 +68,14 @@ function layersOf(names, forward) {
   while (ready.length) {
     const name = ready.shift();
     for (const target of forward.get(name)) {
-      depth.set(target, Math.max(depth.get(target) ?? 0, depth.get(name) + 1));
+      const next = depth.get(name) + 1;
+      depth.set(target, choose(depth.get(target) ?? next, next));
       waiting.set(target, waiting.get(target) - 1);
       if (!waiting.get(target)) ready.push(target);
     }
   }
   const layers = [];
-  for (const [name, at] of depth) (layers[at] ??= []).push(name);
+  for (const name of names) if (depth.has(name)) (layers[depth.get(name)] ??= []).push(name);
   return alone.length ? [...layers, alone] : layers;
 }
 
@@ -107,7 +116,7 @@ function placed(layers, longest) {
   const places = new Map();
   columns.forEach((column, across) => {
     const step = Math.min(height / column.length, (BOX.height + GAP.y) * 2);
-    const top = (height - step * column.length) / 2;
+    const top = tallest > TALL ? GAP.y / 2 : (height - step * column.length) / 2;
     column.forEach((name, down) => {
       places.set(name, { x: 16 + across * (BOX.width + GAP.x), y: top + step * (down + 0.5) - BOX.height / 2 });
     });

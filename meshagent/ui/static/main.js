@@ -24,7 +24,9 @@ const PAGES = {
   refusals: ["Refusals", refusals],
 };
 const main = document.getElementById("main");
-const say = (text) => { document.getElementById("said").textContent = text; };
+const say = (text) => {
+  document.getElementById("said").textContent = text;
+};
 let shown = { hash: null, text: "", data: null };
 let paused = false;
 let timer = 0;
@@ -34,7 +36,10 @@ function wanted() {
   const [path, query = ""] = location.hash.replace(/^#\//, "").split("?");
   const [name, ...parts] = path.split("/");
   const page = PAGES[name] ? name : "topology";
-  return { page, asked: { ...Object.fromEntries(new URLSearchParams(query)), name: parts.map(decodeURIComponent).join("/") } };
+  return {
+    page,
+    asked: { ...Object.fromEntries(new URLSearchParams(query)), name: parts.map(decodeURIComponent).join("/") },
+  };
 }
 
 async function show() {
@@ -69,9 +74,12 @@ function again() {
 /** Put a page in place of the last one; what was focused stays so, with its cursor. */
 function put(elements) {
   const held = document.activeElement;
-  const at = held?.id && main.contains(held) ? { id: held.id, start: held.selectionStart, end: held.selectionEnd } : null;
-  const scrolled = new Map([...main.querySelectorAll("[data-keep]")].map((each) => [each.dataset.keep, [each.scrollLeft, each.scrollTop]]));
-  main.replaceChildren(...[elements].flat().filter(Boolean));
+  const at =
+    held?.id && main.contains(held) ? { id: held.id, start: held.selectionStart, end: held.selectionEnd } : null;
+  const scrolled = new Map(
+    [...main.querySelectorAll("[data-keep]")].map((each) => [each.dataset.keep, [each.scrollLeft, each.scrollTop]]),
+  );
+  main.replaceChildren(...[elements].flat(Infinity).filter(Boolean));
   for (const each of main.querySelectorAll("[data-keep]")) {
     const [left, top] = scrolled.get(each.dataset.keep) ?? [0, 0];
     each.scrollTo(left, top);
@@ -83,7 +91,12 @@ function put(elements) {
 }
 
 function told(problem) {
-  return h("div", { class: "note bad", role: "alert" }, h("p", {}, problem.message), problem.nextStep && h("p", {}, problem.nextStep));
+  return h(
+    "div",
+    { class: "note bad", role: "alert" },
+    h("p", {}, problem.message),
+    problem.nextStep && h("p", {}, problem.nextStep),
+  );
 }
 
 /** The head of the frame for a page that was gone to. */
@@ -109,7 +122,7 @@ async function head() {
   try {
     const mesh = await ask("mesh");
     const state = mesh.store.ok ? badge("store answers", "good") : badge("store is away", "bad");
-    const open = mesh.default_action === "allow" ? badge("default allow", "warn") : badge("default deny", "quiet");
+    const open = badge(`default ${mesh.default_action}`, mesh.default_action === "deny" ? "quiet" : "warn");
     const problems = mesh.problems.length ? badge(mesh.problems[0], "bad") : null;
     const revision = h("span", {}, "revision ", h("b", {}, String(mesh.revision)));
     const parts = [h("b", {}, mesh.trust_domain), revision, open, state, problems].filter(Boolean);
@@ -122,7 +135,9 @@ async function head() {
 }
 
 function frame() {
-  const links = Object.entries(PAGES).map(([page, [title]]) => h("li", {}, h("a", { href: `#/${page}`, "data-page": page }, title)));
+  const links = Object.entries(PAGES).map(([page, [title]]) =>
+    h("li", {}, h("a", { href: `#/${page}`, "data-page": page }, title)),
+  );
   document.getElementById("pages").append(h("ul", {}, links));
   const pause = document.getElementById("pause");
   pause.addEventListener("click", () => {
@@ -131,9 +146,17 @@ function frame() {
   });
   document.getElementById("theme").addEventListener("click", otherTheme);
   document.getElementById("keys").addEventListener("click", openHelp);
-  document.getElementById("skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
+  document.getElementById("skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    main.focus();
+  });
   nameTheme();
-  onKey({ go: (page) => { location.hash = `#/${page}`; }, theme: otherTheme });
+  onKey({
+    go: (page) => {
+      location.hash = `#/${page}`;
+    },
+    theme: otherTheme,
+  });
 }
 
 function otherTheme() {

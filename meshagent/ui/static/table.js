@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 
-const LONGEST = 300; // rows, before somebody asks for the rest
+const LONGEST = 150; // rows, before somebody asks for the rest
 const sorted = new Map();
 const whole = new Set();
 
@@ -16,13 +16,34 @@ export function table({ id, caption, columns, rows, redraw, empty = "There is no
   const shown = order ? inOrder(rows, columns[order.column], order.down) : rows;
   const some = whole.has(id) ? shown : shown.slice(0, LONGEST);
   const head = columns.map((column, index) => heading(id, column, index, order, redraw));
-  const body = some.map((row) => h("tr", {}, columns.map((column, index) => cell(column, row, index))));
-  const more = some.length < shown.length && h(
-    "p",
-    {},
-    `The first ${some.length} of ${shown.length}. `,
-    h("button", { type: "button", id: `${id}-all`, on: { click: () => { whole.add(id); redraw(); } } }, "Show all"),
+  const body = some.map((row) =>
+    h(
+      "tr",
+      {},
+      columns.map((column, index) => cell(column, row, index)),
+    ),
   );
+  const more =
+    some.length < shown.length &&
+    h(
+      "p",
+      {},
+      `The first ${some.length} of ${shown.length}. `,
+      h(
+        "button",
+        {
+          type: "button",
+          id: `${id}-all`,
+          on: {
+            click: () => {
+              whole.add(id);
+              redraw();
+            },
+          },
+        },
+        "Show all",
+      ),
+    );
   return h(
     "div",
     { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
@@ -38,7 +59,11 @@ function heading(id, column, index, order, redraw) {
     redraw();
   };
   const mark = mine ? (order.down ? " ↓" : " ↑") : "";
-  const button = h("button", { type: "button", id: `${id}-by-${index}`, on: { click: sort } }, `${column.title}${mark}`);
+  const button = h(
+    "button",
+    { type: "button", id: `${id}-by-${index}`, on: { click: sort } },
+    `${column.title}${mark}`,
+  );
   const state = mine ? (order.down ? "descending" : "ascending") : null;
   return h("th", { scope: "col", "aria-sort": state, class: column.right ? "right" : null }, button);
 }
@@ -57,7 +82,9 @@ function inOrder(rows, column, down) {
     if (a === b) return 0;
     if (a === null || a === undefined) return 1;
     if (b === null || b === undefined) return -1;
-    return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+    return typeof a === "number" && typeof b === "number"
+      ? a - b
+      : String(a).localeCompare(String(b), "en", { numeric: true });
   };
   const found = [...rows].sort(compared);
   return down ? found.reverse() : found;
@@ -80,5 +107,8 @@ export function filter(id, label, wanted, changed) {
 
 /** Whether a text has every word of the filter in it. */
 export function matches(text, wanted) {
-  return wanted.toLowerCase().split(/\s+/).every((word) => text.toLowerCase().includes(word));
+  return wanted
+    .toLowerCase()
+    .split(/\s+/)
+    .every((word) => text.toLowerCase().includes(word));
 }

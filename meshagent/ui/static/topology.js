@@ -8,7 +8,7 @@ import { filter, matches, table } from "./table.js";
 
 export const every = 3;
 const MANY = 60; // services, above which only those with calls are drawn until somebody asks for all
-const state = { wanted: "", view: "graph", scope: null };
+const state = { wanted: "", view: "graph", scope: null, size: "full" };
 
 export function load() {
   return ask("topology");
@@ -17,44 +17,82 @@ export function load() {
 export function draw(data, asked, redraw) {
   const scope = state.scope ?? (data.nodes.length > MANY ? "calls" : "all");
   const { nodes, edges } = chosen(data, scope);
-  const change = (name) => (value) => { state[name] = value; redraw(); };
-  const shown = state.view === "graph" && nodes.length ? drawing(nodes, edges) : null;
+  const change = (name) => (value) => {
+    state[name] = value;
+    redraw();
+  };
+  const shown = state.view === "graph" && nodes.length ? drawing(nodes, edges, state.size === "fit") : null;
   return [
     h("h1", { tabindex: "-1" }, "Topology"),
-    h("p", { class: "lead" }, "An arrow is a call that is declared, allowed by name, or made. Live numbers are of the last seconds."),
+    h(
+      "p",
+      { class: "lead" },
+      "An arrow is a call that is declared, allowed by name, or made. Live numbers are of the last seconds.",
+    ),
+    data.why && h("p", { class: "note warn" }, `Of this host alone: ${data.why}`),
     stats(data),
     missing(data.traffic),
     h(
       "div",
       { class: "bar" },
       filter("topology-filter", "Services", state.wanted, change("wanted")),
-      field("Show", select("topology-scope", scope, change("scope"), { all: "all services", calls: "with calls", live: "with live calls" })),
+      field(
+        "Show",
+        select("topology-scope", scope, change("scope"), {
+          all: "all services",
+          calls: "with calls",
+          live: "with live calls",
+        }),
+      ),
       field("As", select("topology-view", state.view, change("view"), { graph: "drawing and table", table: "table" })),
+      field("Size", select("topology-size", state.size, change("size"), { full: "to be read", fit: "to fit" })),
       h("span", { class: "muted right" }, `${nodes.length} of ${count(data.nodes.length, "service")}`),
     ),
     shown,
     shown && legend(),
-    h("section", { class: "part", "aria-label": "Calls" }, table({
-      id: "edges", caption: "Calls between services", columns: COLUMNS, rows: edges, redraw,
-      empty: "Nobody calls anybody yet: no intention names two services, and no call was seen.",
-    })),
+    h(
+      "section",
+      { class: "part", "aria-label": "Calls" },
+      table({
+        id: "edges",
+        caption: "Calls between services",
+        columns: COLUMNS,
+        rows: edges,
+        redraw,
+        empty: "Nobody calls anybody yet: no intention names two services, and no call was seen.",
+      }),
+    ),
   ];
 }
 
 const COLUMNS = [
   { title: "From", value: (edge) => edge.source, cell: (edge) => link(edge.source, "services", edge.source) },
-  { title: "To", value: (edge) => edge.destination, cell: (edge) => link(edge.destination, "services", edge.destination) },
+  {
+    title: "To",
+    value: (edge) => edge.destination,
+    cell: (edge) => link(edge.destination, "services", edge.destination),
+  },
   { title: "Policy", value: (edge) => edge.reach, cell: policy },
   { title: "Requests", right: true, value: (edge) => edge.live?.rps, cell: (edge) => rate(edge.live?.rps) },
   { title: "Errors", right: true, value: (edge) => edge.live?.error_ratio, cell: errors },
   { title: "p50", right: true, value: (edge) => edge.live?.p50_ms, cell: (edge) => milliseconds(edge.live?.p50_ms) },
   { title: "p99", right: true, value: (edge) => edge.live?.p99_ms, cell: (edge) => milliseconds(edge.live?.p99_ms) },
   { title: "Under way", right: true, value: (edge) => edge.live?.active },
-  { title: "New connections", right: true, value: (edge) => edge.live?.connections_per_s, cell: (edge) => rate(edge.live?.connections_per_s) },
+  {
+    title: "New connections",
+    right: true,
+    value: (edge) => edge.live?.connections_per_s,
+    cell: (edge) => rate(edge.live?.connections_per_s),
+  },
 ];
 
 export function policy(edge) {
-  const said = { all: ["allowed", "good"], some: ["by request", "warn"], none: ["denied", "bad"] }[edge.reach];
+  const said = {
+    all: ["allowed", "good"],
+    some: ["by request", "warn"],
+    none: ["denied", "bad"],
+    unknown: ["not known here", "quiet"],
+  }[edge.reach];
   return h("span", { title: `says ${edge.rule}` }, badge(...said));
 }
 
@@ -86,24 +124,48 @@ function stats(data) {
     [data.traffic.hosts.length ? rate(requests) : "–", "requests"],
     [requests ? percent(failed / requests) : "–", "errors"],
   ];
-  return h("ul", { class: "stats" }, facts.map(([value, name]) => h("li", {}, h("b", {}, String(value)), h("span", {}, name))));
+  return h(
+    "ul",
+    { class: "stats" },
+    facts.map(([value, name]) => h("li", {}, h("b", {}, String(value)), h("span", {}, name))),
+  );
 }
 
 /** Whose numbers are not among them. */
 export function missing(traffic) {
   const hosts = Object.entries(traffic.missing);
   if (!hosts.length) return null;
-  return h("details", { class: "note warn" }, h("summary", {}, `Live numbers of ${count(hosts.length, "host")} are missing`),
-    h("ul", {}, hosts.map(([host, why]) => h("li", {}, `${host}: ${why}`))));
+  return h(
+    "details",
+    { class: "note warn" },
+    h("summary", {}, `Live numbers of ${count(hosts.length, "host")} are missing`),
+    h(
+      "ul",
+      {},
+      hosts.map(([host, why]) => h("li", {}, `${host}: ${why}`)),
+    ),
+  );
 }
 
 function select(id, value, changed, options) {
-  const made = Object.entries(options).map(([each, text]) => h("option", { value: each, selected: each === value }, text));
+  const made = Object.entries(options).map(([each, text]) =>
+    h("option", { value: each, selected: each === value }, text),
+  );
   return h("select", { id, on: { change: (event) => changed(event.target.value) } }, made);
 }
 
 function legend() {
-  const words = ["green arrows: calls without errors", "amber and red: with errors (over 5 %)", "grey: no call just now",
-    "dashed red: calls that the policy denies", "the dot: health of the instances", "dashed box: outside the mesh"];
-  return h("ul", { class: "legend" }, words.map((each) => h("li", {}, each)));
+  const words = [
+    "green arrows: calls without errors",
+    "amber and red: with errors (over 5 %)",
+    "grey: no call just now",
+    "dashed red: calls that the policy denies",
+    "the dot: health of the instances",
+    "dashed box: outside the mesh",
+  ];
+  return h(
+    "ul",
+    { class: "legend" },
+    words.map((each) => h("li", {}, each)),
+  );
 }

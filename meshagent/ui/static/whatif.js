@@ -19,7 +19,15 @@ export async function load(asked) {
 export function draw(data, asked, redraw) {
   return [
     h("h1", { tabindex: "-1" }, "What if"),
-    h("p", { class: "lead" }, "Worked out from the policy in force, by the same functions as `explain` and `policy plan`. Nothing is changed here."),
+    h(
+      "p",
+      { class: "lead" },
+      "Worked out from the policy in force, by the same functions as ",
+      h("code", {}, "meshagent explain"),
+      " and ",
+      h("code", {}, "policy plan"),
+      ". Nothing is changed here.",
+    ),
     request(data, redraw),
     documents(data, redraw),
   ];
@@ -36,10 +44,20 @@ async function explain() {
 }
 
 function request(data, redraw) {
-  const text = (name, placeholder, list) => h("input", {
-    id: `ask-${name}`, value: state[name], placeholder, list, autocomplete: "off", spellcheck: "false",
-    on: { input: (event) => { state[name] = event.target.value.trim(); } },
-  });
+  const text = (name, placeholder, list) =>
+    h("input", {
+      id: `ask-${name}`,
+      value: state[name],
+      placeholder,
+      list,
+      autocomplete: "off",
+      spellcheck: "false",
+      on: {
+        input: (event) => {
+          state[name] = event.target.value.trim();
+        },
+      },
+    });
   const send = async (event) => {
     event.preventDefault();
     await explain();
@@ -54,7 +72,11 @@ function request(data, redraw) {
     field("Path", text("path", "any")),
     field("Header", text("header", "name=value")),
     h("button", { class: "main", id: "ask-send" }, "Ask"),
-    h("datalist", { id: "known" }, data.services.map((name) => h("option", { value: name }))),
+    h(
+      "datalist",
+      { id: "known" },
+      data.services.map((name) => h("option", { value: name })),
+    ),
   );
   return part("A request", form, h("div", { "aria-live": "polite" }, verdict(state.answer)));
 }
@@ -65,12 +87,24 @@ function verdict(answer) {
   const tone = answer.allowed ? "good" : answer.outcome === "depends" ? "warn" : "bad";
   const rows = answer.instances.map((each) => ({ ...each, place: `${each.address}:${each.port}` }));
   return [
-    h("div", { class: `note ${tone}` }, h("pre", { class: "wrapped", tabindex: "0", role: "region", "aria-label": "The verdict" }, answer.words)),
+    h(
+      "div",
+      { class: `note ${tone}` },
+      h("pre", { class: "wrapped", tabindex: "0", role: "region", "aria-label": "The verdict" }, answer.words),
+    ),
     answer.doubts.map((each) => h("p", { class: "note warn" }, each)),
     h("h3", {}, "Instances that it would reach"),
-    table({ id: "reached", caption: "Instances that the call would reach", columns: REACHED, rows, redraw: () => {}, empty: "None." }),
+    table({
+      id: "reached",
+      caption: "Instances that the call would reach",
+      columns: REACHED,
+      rows,
+      redraw: () => {},
+      empty: "None.",
+    }),
     answer.settings.length > 0 && h("h3", {}, "What holds on the way there"),
-    answer.settings.length > 0 && table({ id: "held", caption: "Settings of the call", columns: HELD, rows: answer.settings, redraw: () => {} }),
+    answer.settings.length > 0 &&
+      table({ id: "held", caption: "Settings of the call", columns: HELD, rows: answer.settings, redraw: () => {} }),
   ];
 }
 
@@ -79,7 +113,11 @@ const REACHED = [
   { title: "Service", value: (row) => row.service },
   { title: "Host", value: (row) => row.host },
   { title: "Address", value: (row) => row.place },
-  { title: "Health", value: (row) => row.health, cell: (row) => badge(row.health, row.health === "passing" ? "good" : "bad") },
+  {
+    title: "Health",
+    value: (row) => row.health,
+    cell: (row) => badge(row.health, row.health === "passing" ? "good" : "bad"),
+  },
   { title: "Called", value: (row) => (row.called ? "yes" : "no") },
 ];
 
@@ -87,13 +125,23 @@ const HELD = [
   { title: "Setting", value: (row) => row.name },
   { title: "Value", value: (row) => (typeof row.value === "object" ? JSON.stringify(row.value) : String(row.value)) },
   { title: "Said by", value: (row) => row.level },
-  { title: "From", value: (row) => [row.origin.file, row.origin.line || ""].filter(Boolean).join(":") || row.origin.who },
+  {
+    title: "From",
+    value: (row) => [row.origin.file, row.origin.line || ""].filter(Boolean).join(":") || row.origin.who,
+  },
 ];
 
 function documents(data, redraw) {
   const area = h("textarea", {
-    id: "documents", rows: 10, spellcheck: "false", placeholder: EXAMPLE,
-    on: { input: (event) => { state.text = event.target.value; } },
+    id: "documents",
+    rows: 10,
+    spellcheck: "false",
+    placeholder: EXAMPLE,
+    on: {
+      input: (event) => {
+        state.text = event.target.value;
+      },
+    },
   });
   area.value = state.text;
   const send = async (event) => {
@@ -108,7 +156,12 @@ function documents(data, redraw) {
   };
   return part(
     "Documents",
-    h("form", { on: { submit: send } }, field("Policy documents (YAML)", area), h("p", {}, h("button", { class: "main", id: "plan" }, "See what would change"))),
+    h(
+      "form",
+      { on: { submit: send } },
+      h("label", { class: "field wide" }, h("span", {}, "Policy documents (YAML)"), area),
+      h("p", {}, h("button", { class: "main", id: "plan" }, "See what would change")),
+    ),
     h("div", { "aria-live": "polite" }, outcome(state.outcome, redraw)),
   );
 }
@@ -116,15 +169,31 @@ function documents(data, redraw) {
 function outcome(found, redraw) {
   if (!found) return null;
   if (found.problems.length) {
-    return h("div", { class: "note bad" }, h("p", {}, "These could not be applied:"), h("ul", {}, found.problems.map((each) => h("li", { class: "mono" }, each))));
+    return h(
+      "div",
+      { class: "note bad" },
+      h("p", {}, "These could not be applied:"),
+      h(
+        "ul",
+        {},
+        found.problems.map((each) => h("li", { class: "mono" }, each)),
+      ),
+    );
   }
   const { calls, ways, settings } = found.plan;
-  const rows = [...calls.map((row) => ({ ...row, what: row.turn })), ...ways.map((row) => ({ ...row, what: "goes elsewhere" })), ...settings.map((row) => ({ ...row, what: "setting" }))];
+  const rows = [
+    ...calls.map((row) => ({ ...row, what: row.turn })),
+    ...ways.map((row) => ({ ...row, what: "goes elsewhere" })),
+    ...settings.map((row) => ({ ...row, what: "setting" })),
+  ];
   return [
     found.warnings.map((each) => h("p", { class: "note warn" }, each)),
     h("h3", {}, rows.length ? `${count(rows.length, "effect")}` : "Nothing would change for any call"),
     rows.length > 0 && table({ id: "effects", caption: "What would change", columns: EFFECTS, rows, redraw }),
-    found.diffs.map((each) => [h("h3", {}, `${each.kind} ${each.name}`), diff(each.diff, `Difference of ${each.kind} ${each.name}`)]),
+    found.diffs.map((each) => [
+      h("h3", {}, `${each.kind} ${each.name}`),
+      diff(each.diff, `Difference of ${each.kind} ${each.name}`),
+    ]),
   ];
 }
 

@@ -21,12 +21,12 @@ REACHES = {"allow": "all", "deny": "none", "depends": "some"}
 
 def looked_up(data, source, destination):
     """As the page does it."""
-    rules = next(each for each in data["destinations"] if each["name"] == destination)["rules"]
+    held = next(each for each in data["destinations"] if each["name"] == destination)
     for name in (source, "*"):
-        for rule in rules:
+        for rule in held["rules"]:
             if rule["source"] == name:
                 return rule["reach"]
-    return "all" if data["default"] == "allow" else "none"
+    return "all" if held["default"] == "allow" else "none"
 
 
 @pytest.mark.parametrize("default", ["allow", "deny"])
@@ -43,6 +43,13 @@ def test_every_cell_of_the_matrix_is_what_explain_says(default):
         for source in data["sources"]:
             verdict = explain(guard_of(seen.world(), destination, NOW), source)
             assert looked_up(data, source, destination) == REACHES[verdict.outcome], (source, destination)
+
+
+def test_what_shadow_would_refuse_stands_beside_what_holds():
+    seen = shop(stated(kind="mesh", trust_domain="mesh.internal", default_action="shadow-deny"))
+    held = next(each for each in matrix(seen, NOW)["destinations"] if each["name"] == "web")
+    assert (held["default"], held["shadow"]) == ("allow", {"rules": [], "default": "deny"})
+    assert {each["shadow"] for each in matrix(shop(), NOW)["destinations"] if not each["shadow"]} == {None}
 
 
 def test_a_rule_says_its_words_its_reason_and_where_it_is_written():
