@@ -27,6 +27,7 @@ from meshagent.agent.observations import Observations
 from meshagent.agent.operations import Here, Operations
 from meshagent.agent.pace import chance_of, start_pause
 from meshagent.agent.ports import has_ipv6, require_free
+from meshagent.agent.renewal import renew_outdated
 from meshagent.agent.rollouts import Rollouts
 from meshagent.agent.roster import Registered, Roster
 from meshagent.agent.served import Served
@@ -109,14 +110,7 @@ class Daemon:
         )
         self._stop = asyncio.Event()
         self._notifier = Notifier.of(os.environ)
-        run_by = EnvoyUnit if config.envoy.own_unit else EnvoyProcess
-        self.envoy = run_by(
-            data,
-            settings,
-            path=config.envoy.path,
-            concurrency=config.envoy.concurrency,
-            on_event=self._envoy_changed,
-        )
+        self.envoy = self._supervised(settings)
         self._host = Host(**config.host.model_dump(), gateways=config.gateways)
         used = Settings(str(data / "access.log"), config.ca.ttl, has_ipv6(), system_roots(), config.envoy.concurrency)
         self.converger = Converger(self._host, used, cache_, _now)
@@ -134,9 +128,19 @@ class Daemon:
             self.store, self.keys, self._last_good, self._world_changed, _now, self._trust, config.host.address
         )
         self.operations = self._joined(watching)
-        self.operations.rollouts = self.rollouts
         self._observations = Observations(data, _now, self._edges, self.operations)
-        self._definitions = Definitions(config.services_dir, self.roster, self.operations.down)
+
+    def _supervised(self, settings: BootstrapSettings) -> EnvoyProcess:
+        told = self._config.envoy
+        run_by = EnvoyUnit if told.own_unit else EnvoyProcess
+        return run_by(
+            self._config.data_dir,
+            settings,
+            path=told.path,
+            concurrency=told.concurrency,
+            drain=told.drain,
+            on_event=self._envoy_changed,
+        )
 
     def _joined(self, watching: Watching) -> Operations:
         config, data = self._config, self._config.data_dir
@@ -152,7 +156,7 @@ class Daemon:
             self._relay,
             _now,
         )
-        return Operations(
+        operations = Operations(
             here=self._here(""),
             roster=self.roster,
             watching=watching,
@@ -172,6 +176,9 @@ class Daemon:
             foreign=self._foreign,
             dns=Responder.of(config.dns_address, config.dns_zone, lambda: self.roster.interest().upstreams),
         )
+        operations.rollouts = self.rollouts
+        self._definitions = Definitions(config.services_dir, self.roster, operations.down)
+        return operations
 
     async def serve(self) -> None:
         """Start everything in the order in which it depends on each other, run until told to stop, and drain."""
@@ -219,6 +226,7 @@ class Daemon:
         operations, data = self.operations, self._config.data_dir
         return [
             self.envoy.run(),
+            renew_outdated(self.envoy, lambda: operations.applied_revision),
             self.envoy.tap.run(),
             self.converger.run(),
             operations.watching.run(),
@@ -274,10 +282,10 @@ class Daemon:
         self.operations.roster_changed()
 
     def _envoy_changed(self, event: EnvoyEvent) -> None:
-        if event.kind != "adopted" or not self._config.envoy.own_unit:
-            return
-        self.operations.here = self._here(str(self.envoy.version))
-        if self.operations.left:  # its unit was restarted, after a drain: a new agent brings this host back
+        taken_over = event.kind == "adopted" and self._config.envoy.own_unit
+        if taken_over or event.kind == "renewed":
+            self.operations.here = self._here(str(self.envoy.version))
+        if taken_over and self.operations.left:  # its unit was restarted, after a drain: a new agent brings us back
             self._stop.set()
 
     async def _active(self, each: Registered) -> int:

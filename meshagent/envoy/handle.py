@@ -17,12 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from meshagent.envoy.lineage import without_lineage
 from meshagent.errors import EnvoyFailed, MeshError
 from meshagent.private import read_private, write_private
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _PEER = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 _PROBE_SECONDS = 1.0
+_KILL_AFTER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +112,21 @@ class Handle:
         return f"exit {code}" if code >= 0 else signal.Signals(-code).name
 
 
+async def end(handle: Handle) -> None:
+    """SIGTERM, and SIGKILL when that does not end it within 5 s."""
+    handle.send(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(_KILL_AFTER_SECONDS):
+            await handle.ended()
+    except TimeoutError:
+        handle.send(signal.SIGKILL)
+        await handle.ended()
+
+
 def digest_of(arguments: Sequence[str], bootstrap: bytes) -> str:
-    """Two processes with the same digest do the same."""
-    return hashlib.blake2b(bootstrap + "\0".join(arguments).encode(), digest_size=16).hexdigest()
+    """Two processes with the same digest do the same, whichever of them follows the other."""
+    words = without_lineage(arguments)
+    return hashlib.blake2b(bootstrap + "\0".join(words).encode(), digest_size=16).hexdigest()
 
 
 def start_time(pid: int) -> int:

@@ -80,11 +80,16 @@ def require_supported(version: EnvoyVersion, what: str) -> None:
         raise EnvoyTooOld(f"{what} is Envoy {version}; {oldest} is the oldest that works", next_step=_INSTALL)
 
 
-async def _ask(binary: Path) -> str:
+async def hot_restart_version(binary: Path) -> str:
+    """What two Envoys must have in common for one to follow the other, such as "11.104". Raises EnvoyMissing."""
+    return (await _ask(binary, "--hot-restart-version")).strip()
+
+
+async def _ask(binary: Path, question: str = "--version") -> str:
     pipe, merged = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
     try:
         process = await asyncio.create_subprocess_exec(
-            binary, "--version", stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=merged, env=_ENVIRONMENT
+            binary, question, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=merged, env=_ENVIRONMENT
         )
     except OSError as error:
         raise EnvoyMissing(f"{binary} cannot be run: {os.strerror(error.errno or 0)}", next_step=_INSTALL) from error
@@ -92,7 +97,7 @@ async def _ask(binary: Path) -> str:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             output, _ = await process.communicate()
     except TimeoutError:
-        raise EnvoyMissing(f"{binary} --version gave no answer", next_step=_INSTALL) from None
+        raise EnvoyMissing(f"{binary} {question} gave no answer", next_step=_INSTALL) from None
     finally:
         if process.returncode is None:
             process.kill()

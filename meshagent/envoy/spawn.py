@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 
+from meshagent.envoy import outlive
+from meshagent.envoy.lineage import Lineage, hot_restart, lineage_of
 from meshagent.errors import DataDirUnusable, EnvoyFailed
 
 LOG, ACCESS_LOG, STDERR = "envoy.log", "access.log", "envoy.stderr"
@@ -15,8 +18,8 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}  # not
 _LOG_LINE = '{"time":"%Y-%m-%dT%T.%e%z","level":"%l","logger":"%n","message":"%j"}'
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 _STDERR_LIMIT = 1 << 20  # bytes; it gets a few lines each time that Envoy fails
+_OUTLIVING = (sys.executable, "-I", "-S", outlive.__file__)
 _FIXED = (
-    "--disable-hot-restart",
     # A drain of a second is what cuts the connections of a source that was denied (measured).
     *("--drain-time-s", "1", "--drain-strategy", "immediate"),
     # Envoy's default keeps a line back for up to 10 s; half a second costs 0.25 ms of CPU a second (measured).
@@ -26,9 +29,10 @@ _FIXED = (
 )
 
 
-def arguments(binary: Path, bootstrap: Path, log: Path, concurrency: int) -> list[str]:
-    """Envoy's command line. `concurrency`: worker threads."""
-    return [str(binary), "-c", str(bootstrap), "--log-path", str(log), "--concurrency", str(concurrency), *_FIXED]
+def arguments(binary: Path, bootstrap: Path, log: Path, concurrency: int, lineage: Lineage | None = None) -> list[str]:
+    """Envoy's command line. `concurrency`: worker threads. `lineage`: None where no other is to follow it."""
+    paths = [str(binary), "-c", str(bootstrap), "--log-path", str(log), "--concurrency", str(concurrency)]
+    return [*paths, *hot_restart(lineage), *_FIXED]
 
 
 def spawn(command: list[str], directory: Path) -> int:
@@ -38,6 +42,7 @@ def spawn(command: list[str], directory: Path) -> int:
     DataDirUnusable when the files cannot be made.
     """
     make_files(directory)
+    words = [*_OUTLIVING, *command] if lineage_of(command) else command
     stderr = str(directory / STDERR)
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
@@ -47,8 +52,8 @@ def spawn(command: list[str], directory: Path) -> int:
     # posix_spawn: gRPC's threads forbid fork. Its own session, so that what ends the agent does not end it.
     try:
         pid = os.posix_spawn(
-            command[0],
-            command,
+            words[0],
+            words,
             ENVIRONMENT,
             file_actions=actions,
             setsid=True,

@@ -17,9 +17,10 @@ from typing import Never, NoReturn
 import structlog
 
 from meshagent.envoy.bootstrap import bootstrap
-from meshagent.envoy.handle import Handle
+from meshagent.envoy.handle import Handle, end
 from meshagent.envoy.locate import EnvoyVersion, check_version
-from meshagent.envoy.process import EnvoyProcess, end, write_changed
+from meshagent.envoy.process import EnvoyProcess
+from meshagent.envoy.records import write_changed
 from meshagent.envoy.spawn import ENVIRONMENT, STDERR, make_files
 from meshagent.errors import EnvoyFailed, NotFound, UsageProblem
 from meshagent.private import read_private
@@ -45,7 +46,7 @@ class EnvoyUnit(EnvoyProcess):
         self._prepare()
         self.version = self._installed = await check_version(self._binary)
         handle = self._left_behind()
-        write_changed(self._config, bootstrap(self._settings))
+        write_changed(self._records.config, bootstrap(self._settings))
         write_changed(self._directory / _LAUNCH, json.dumps(self._arguments()).encode())
         make_files(self._directory)
         if handle:

@@ -175,7 +175,8 @@ class DeltaStream:
     def _push(self, subscription: Subscription, names: list[str], hold: int) -> list[bytes]:
         if subscription.type_url == CDS:
             self._rewarm(names)
-        size = 1 if subscription.type_url in ONE_PER_RESPONSE else len(names) or 1
+        apart = subscription.type_url in ONE_PER_RESPONSE and not subscription.empty
+        size = 1 if apart else len(names) or 1
         return [
             self._respond(subscription, names[start : start + size], (), hold) for start in range(0, len(names), size)
         ]

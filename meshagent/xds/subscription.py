@@ -78,6 +78,11 @@ class Subscription:
         """Whether the client is to hear of the resource."""
         return self._wildcard or name in self._names
 
+    @property
+    def empty(self) -> bool:
+        """Whether the client holds nothing of the type, and nothing is under way to it."""
+        return not self._sent
+
     def count(self) -> int:
         """How many names are subscribed to, with those that the wildcard stands for."""
         if not self._wildcard:

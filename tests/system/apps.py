@@ -178,13 +178,13 @@ async def raw(port: int, data: bytes, wait: float = 1.0) -> bytes:
 
 
 class Load:
-    """Steady requests over keep-alive connections until stopped.
+    """Steady requests over keep-alive connections (`fresh`: over a new one each) until stopped.
 
     `answers` holds (time, status or error name), `reasons` the texts of answers from 500 up.
     """
 
-    def __init__(self, port: int | str, connections: int, rate: float) -> None:
-        self.port, self.connections, self.rate = port, connections, rate
+    def __init__(self, port: int | str, connections: int, rate: float, *, fresh: bool = False) -> None:
+        self.port, self.connections, self.rate, self.fresh = port, connections, rate, fresh
         self.answers: list[tuple[float, int | str]] = []
         self.reasons: list[str] = []
         self._tasks: list[asyncio.Task] = []
@@ -213,6 +213,9 @@ class Load:
             except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
                 self.answers.append((began, type(error).__name__))
                 caller.close()
+            else:
+                if self.fresh or answer.headers.get("connection") == "close":  # as any HTTP client does
+                    caller.close()
             due += pause
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
+import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.access_loggers.file.v3 import file_pb2 as _file
@@ -27,7 +31,9 @@ from google.protobuf.message import Message
 from meshagent.envoy.bootstrap import BootstrapSettings
 from meshagent.envoy.process import EnvoyEvent, EnvoyProcess
 from meshagent.xds.cache import Cache
+from meshagent.xds.server import XdsServer
 from meshagent.xds.types import CDS, LDS
+from tests.system.live import forget_memory
 
 _T = "type.googleapis.com/"
 _MODULES = (_file, _router, _hcm, _tcp)  # ParseDict knows only what was imported
@@ -53,6 +59,7 @@ class Host:
     app: int = field(default_factory=free_port)
     web: int = field(default_factory=free_port)
     db: int = field(default_factory=free_port)
+    more: int = field(default_factory=free_port)
     events: list[EnvoyEvent] = field(default_factory=list)
     cache: Cache = field(default_factory=Cache)
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -159,6 +166,19 @@ class Host:
     async def serves(self) -> bool:
         return await self.status() == 200
 
+    async def serves_more(self) -> bool:
+        """Whether what `serve_more` adds is there."""
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.more)
+        except ConnectionRefusedError:
+            return False
+        writer.close()
+        return True
+
+    def serve_more(self) -> None:
+        """One more listener."""
+        self.cache.update({(LDS, "more"): wire(Listener(), self.listener("more", self.more, self.tcp()))})
+
 
 @asynccontextmanager
 async def running(agent: EnvoyProcess) -> AsyncIterator[EnvoyProcess]:
@@ -216,3 +236,27 @@ async def start_elsewhere(host: Host) -> Started:
 
     await within(10, told)
     return Started(agent, int((host.directory / "started").read_text()))
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    """A host whose app and xDS server run; at its end no process of it may be left."""
+    directory = Path(tempfile.mkdtemp(prefix="mesh"))  # short: a socket's path has 107 bytes
+    made = Host(directory)
+    made.data.mkdir()
+    made.serve()
+    server = XdsServer(made.cache)
+    await server.start(made.settings.xds_socket)
+    async with await asyncio.start_server(made.answer, "127.0.0.1", made.app):
+        try:
+            yield made
+        finally:
+            left = made.processes()
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            made.release.set()
+            await server.stop(0)
+            forget_memory(directory)
+            shutil.rmtree(directory)
+    assert not left, f"left behind: {left}"

@@ -293,7 +293,14 @@ async def live_mesh(ttl: str = "1h", url: str = "", access: Access | None = None
         raise
     finally:
         await mesh.close()
+        forget_memory(directory)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def forget_memory(directory: Path) -> None:
+    """Remove what Envoys that were killed leave in shared memory."""
+    for kept in directory.glob("**/envoy-base-id"):
+        (Path("/dev/shm") / f"envoy_shared_memory_{int(kept.read_text()) * 10}").unlink(missing_ok=True)
 
 
 def keep_evidence(mesh: LiveMesh) -> None:

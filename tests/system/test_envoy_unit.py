@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from meshagent.envoy.unit import EnvoyUnit
 from meshagent.xds.server import XdsServer
 from tests.system.envoy_host import Host, running, within
+from tests.system.live import forget_memory
 
 BECOME = "from pathlib import Path; import sys; from meshagent.envoy.unit import become_envoy; become_envoy(Path(sys.argv[1]))"
 
@@ -70,6 +71,7 @@ async def unit() -> AsyncIterator[Unit]:
         host.release.set()
         await server.stop(0)
     left = host.processes()
+    forget_memory(directory)
     shutil.rmtree(directory)
     assert not left, f"left behind: {left}"
 
@@ -110,7 +112,7 @@ async def test_an_envoy_that_answers_nothing_is_ended_so_that_its_unit_starts_an
     unit: Unit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meshagent.envoy.process._ADOPT_SECONDS", 0.5)
-    monkeypatch.setattr("meshagent.envoy.process._KILL_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr("meshagent.envoy.handle._KILL_AFTER_SECONDS", 0.5)
     async with unit.active():
         async with running(unit.agent()) as first:
             await within(10, lambda: seen(unit, "adopted"))

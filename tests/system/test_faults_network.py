@@ -138,17 +138,21 @@ async def test_fault_r11_agents_of_another_version_take_over_under_load_and_hand
             await mesh.mesh.applied(await mesh.mesh.intend("payments", web="allow", orders="deny", batch="allow"))
 
 
-async def test_fault_r12_another_envoy_takes_over_on_one_host_after_the_other(mesh):
+async def test_fault_r12_another_envoy_takes_over_on_every_host_and_no_request_fails_there_or_elsewhere(mesh):
+    """On the callee's hosts and on the caller's own: kept connections and, with every request, a new one."""
     binary = another_envoy(mesh.mesh.directory)
-    async with mesh.calls():
-        for agent in mesh.there:
-            before = agent.envoy_pid()
+    async with mesh.calls(), Load(mesh.socket("web"), 4, 60, fresh=True) as fresh:
+        for agent in (mesh.here, mesh.there[0]):
+            before, there = agent.envoy_pid(), await mesh.listed()
             await agent.kill()
             agent.settings["envoy_path"] = binary
             await agent.start()
-            await mesh.all_serve()
+            await eventually(lambda agent=agent: agent.events("envoy_retired"), 40)
             assert agent.envoy_pid() not in {0, before}
             assert Path(f"/proc/{agent.envoy_pid()}/exe").readlink() == binary
+            assert await mesh.listed() == there
+        await mesh.all_serve()
+    assert fresh.failed() == [] and len(fresh.answers) > 100, Counter(fresh.failed())
 
 
 async def test_fault_r29_all_instances_are_restarted_one_by_one_behind_a_line_of_100_ms_that_loses_packets(

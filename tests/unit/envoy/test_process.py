@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from meshagent.envoy.bootstrap import BootstrapSettings
-from meshagent.envoy.process import EnvoyProcess, pause_before, write_changed
+from meshagent.envoy.process import EnvoyProcess, pause_before
+from meshagent.envoy.records import write_changed
 from meshagent.envoy.spawn import arguments, make_files, spawn
 from meshagent.errors import DataDirUnusable, EnvoyFailed
 from meshagent.private import write_private

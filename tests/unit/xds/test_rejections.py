@@ -13,15 +13,31 @@ from tests.unit.xds.proxy import Proxy
 
 def test_each_listener_has_its_own_response_so_a_rejection_names_one() -> None:
     cache = Cache()
+    cache.update({(LDS, "first"): b"1"})
+    proxy = Proxy(cache)
+    proxy.ask(LDS)
+    proxy.settle()
+    cache.update({(LDS, name): b"1" for name in "abc"})
+    assert [[*brought] for _, brought, _ in proxy.take()] == [["a"], ["b"], ["c"]]
+    first, second, third = proxy.last
+    assert proxy.reject(second, "port in use") == [Rejected(LDS, ("b",), "port in use", 2)]
+    assert proxy.accept(first, third) == [Applied(2)]
+    assert proxy.take() == []
+    status = proxy.stream.status()[LDS]
+    assert (status.applied, status.rejected) == (3, {"b": "port in use"})
+
+
+def test_a_client_without_listeners_gets_all_in_one_response_and_what_it_refuses_of_it_is_found() -> None:
+    """An Envoy that follows another counts itself complete with the first response."""
+    cache = Cache()
     cache.update({(LDS, name): b"1" for name in "abc"})
     proxy = Proxy(cache)
-    assert [[*brought] for _, brought, _ in proxy.ask(LDS)] == [["a"], ["b"], ["c"]]
+    assert [[*brought] for _, brought, _ in proxy.ask(LDS)] == [["a", "b", "c"]]
+    proxy.reject(proxy.last[0], "port in use")
+    assert [[*brought] for _, brought, _ in proxy.take()] == [["a"], ["b"], ["c"]]
     first, second, third = proxy.last
     assert proxy.reject(second, "port in use") == [Rejected(LDS, ("b",), "port in use", 1)]
     assert proxy.accept(first, third) == [Applied(1)]
-    assert proxy.take() == []
-    status = proxy.stream.status()[LDS]
-    assert (status.applied, status.rejected) == (2, {"b": "port in use"})
 
 
 def test_rejected_bytes_are_sent_again_only_after_a_change() -> None:
