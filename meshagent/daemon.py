@@ -15,6 +15,7 @@ import structlog
 
 from meshagent import __version__
 from meshagent.agent.authorities import Authorities
+from meshagent.agent.certificates import Certificates
 from meshagent.agent.converge import Converger
 from meshagent.agent.definitions import Definitions
 from meshagent.agent.founding import follow_roots, found
@@ -173,6 +174,7 @@ class Daemon:
             active=self._active,
             served=Served(self.envoy.admin.certs),
             authorities=self._authority,
+            certificates=Certificates(data / "acme", system_roots(), _now, self.converger, self.xds),
             foreign=self._foreign,
             dns=Responder.of(config.dns_address, config.dns_zone, lambda: self.roster.interest().upstreams),
         )
@@ -234,7 +236,7 @@ class Daemon:
             operations.upstreams.run(),
             operations.identities.run(),
             operations.served.run(),
-            operations.key_pairs.run(),
+            operations.certificates.run(),
             self._authority.run(),
             self._authority.run_checks(),
             operations.membership.run(),

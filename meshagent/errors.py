@@ -17,7 +17,8 @@ MeshError
 ├── CaptureFailed         the rules of transparent capture cannot be put in force   exit 1
 ├── CertificateRefused    a CA's answer that must not be used                       exit 1
 ├── AuthorityUnavailable  the CA did not answer                                     exit 1
-└── EnrolmentRefused      the authority does not let this host in                   exit 1
+├── EnrolmentRefused      the authority does not let this host in                   exit 1
+└── OrderRefused          a public CA does not certify a gateway's names            exit 1
 
 `docs/errors.md` lists every code; a test compares the two.
 """
@@ -207,3 +208,9 @@ class EnrolmentRefused(MeshError):
     """The authority does not let this host in: the join line is used, has ended, or is another host's."""
 
     code = "E603"
+
+
+class OrderRefused(MeshError):
+    """A public CA does not certify the names of a gateway; the certificate in use stays."""
+
+    code = "E604"

@@ -13,7 +13,7 @@ import structlog
 
 from meshagent.agent.interrupt import until_set
 from meshagent.agent.pace import Pace
-from meshagent.model.gateway import KeyPair
+from meshagent.model.certificate import KeyPair
 from meshagent.model.identity import Svid
 from meshagent.model.view import ProxyView
 from meshagent.model.world import Local, World
@@ -48,6 +48,7 @@ class Converger:
         self.locals: tuple[Local, ...] = ()
         self.svids: Mapping[str, Svid] = {}
         self._key_pairs: Mapping[str, KeyPair] = {}
+        self._challenges: Mapping[str, str] = {}
         self._resolved: Resolved | ProxyView | None = None
         self._later: Callable[[], None] | None = None  # what waits until what was served is in force
         self.on_served: Callable[[World, ProxyView, int], None] = lambda *_: None
@@ -60,12 +61,14 @@ class Converger:
         locals_: tuple[Local, ...] | None = None,
         svids: Mapping[str, Svid] | None = None,
         key_pairs: Mapping[str, KeyPair] | None = None,
+        challenges: Mapping[str, str] | None = None,
     ) -> None:
         """Take in newer inputs; the loop does the rest."""
         self.world = world or self.world
         self.locals = self.locals if locals_ is None else locals_
         self.svids = self.svids if svids is None else svids
         self._key_pairs = self._key_pairs if key_pairs is None else key_pairs
+        self._challenges = self._challenges if challenges is None else challenges
         self._pace.changed(time.monotonic())
         self._dirty.set()
 
@@ -106,7 +109,7 @@ class Converger:
         self._finish()
         resolved = resolve_next(world, self._host, self.locals, self._resolved, self._clock())
         view = resolved.view
-        translated = translate(view, self.svids, self._settings, self._translated, self._key_pairs)
+        translated = translate(view, self.svids, self._settings, self._translated, self._key_pairs, self._challenges)
         changed, removed = difference(self._translated, translated)
         self._resolved, self._translated = resolved, translated
         first, ways = staged(changed, self._is_new) if self._cache.ready else (changed, {})

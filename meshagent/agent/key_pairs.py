@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Never
 import structlog
 
 from meshagent.errors import AuthorityUnavailable, CertificateRefused, MeshError
-from meshagent.model.gateway import CertificateFiles, KeyPair
+from meshagent.model.certificate import CertificateFiles, KeyPair
 
 if TYPE_CHECKING:
     from meshagent.ca.pairs import Stamp
@@ -49,6 +49,11 @@ class KeyPairs:
     def pairs(self) -> dict[str, KeyPair]:
         """All that are there, by certificate file."""
         return {files.cert_file: each.pair for files, each in self._read.items()}
+
+    @property
+    def ends(self) -> dict[str, datetime]:
+        """When each ends, by certificate file."""
+        return {files.cert_file: each.ends for files, each in self._read.items()}
 
     def want(self, needed: Iterable[CertificateFiles]) -> None:
         """Say which are needed. They are read at once, so that no listener has to wait for what it shows."""

@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 import structlog
 
 from meshagent.agent.authorities import Authorities
+from meshagent.agent.certificates import Certificates
 from meshagent.agent.converge import Converger
 from meshagent.agent.health import HealthChecks
 from meshagent.agent.identities import Identities
-from meshagent.agent.key_pairs import KeyPairs
 from meshagent.agent.membership import Membership
 from meshagent.agent.propagation import Propagation
 from meshagent.agent.rollouts import Rollouts
@@ -93,9 +93,9 @@ class Operations:
         active: Callable[[Registered], Awaitable[int]],
         served: Served,
         authorities: Authorities,
+        certificates: Certificates,
         foreign: ForeignIntentions | None = None,
         dns: Responder | None = None,
-        key_pairs: KeyPairs | None = None,
     ) -> None:
         self.here = here
         self.roster = roster
@@ -113,7 +113,7 @@ class Operations:
         self.authorities = authorities
         self.foreign = foreign
         self.dns = dns
-        self.key_pairs = key_pairs or KeyPairs(clock, lambda pairs: converger.offer(key_pairs=pairs))
+        self.certificates = certificates
         watching.on_upstreams = upstreams.want
         self._known_calls = Unlisted(self.roster_changed).left_out
         converger.in_force = lambda generation: xds.wait_applied(generation, _WARMING_SECONDS)
@@ -141,8 +141,7 @@ class Operations:
         """The store has a new World."""
         self.propagation.seen(world.revision, time.monotonic())
         self._want_identities(world)
-        gateways = served(world, self.roster.interest().gateways)
-        self.key_pairs.want(each for gateway in gateways for each in gateway.certificates)
+        self.certificates.want(served(world, self.roster.interest().gateways))
         if self.converger.world is None and self._unlisted(world):
             if self._held is None:
                 asyncio.get_running_loop().call_later(_UNLISTED_SECONDS, self._release)
@@ -359,7 +358,7 @@ class Operations:
         return found
 
     def _gateway_problems(self) -> Iterator[tuple[str, str]]:
-        yield from self.key_pairs.problems.items()
+        yield from self.certificates.problems
         world, names = self.converger.world, self.roster.interest().gateways
         gateways = served(world, names) if world else ()
         for name in sorted(names - {gateway.name for gateway in gateways}):

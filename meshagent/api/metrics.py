@@ -52,6 +52,7 @@ def _agent(status: dict[str, Any]) -> Iterator[Metric]:
     restarts.add_metric([], status["envoy"]["restarts"])
     yield restarts
     yield from _svids(status["svids"])
+    yield from _certificates(status["gateway_certificates"])
     yield from _trust(status)
     yield from _limits(status["limits"])
     sent = CounterMetricFamily("meshagent_xds_sent", "Resources sent to Envoy since it connected.", labels=["type"])
@@ -101,6 +102,30 @@ def _svids(svids: dict[str, Any]) -> Iterator[Metric]:
         renewals.add_metric([service], svid["renewals"])
         failures.add_metric([service], svid["failures"])
     yield from (expiry, overdue, unserved, renewals, failures)
+
+
+def _certificates(rows: dict[str, Any]) -> Iterator[Metric]:
+    labels = ["certificate"]
+    expiry = GaugeMetricFamily(
+        "meshagent_gateway_certificate_expires_at_seconds",
+        "When each certificate of a gateway ends (Unix time).",
+        labels=labels,
+    )
+    overdue = GaugeMetricFamily(
+        "meshagent_gateway_certificate_overdue",
+        "1 while one that is ordered by ACME is not renewed after 75 % of its life.",
+        labels=labels,
+    )
+    failures = CounterMetricFamily(
+        "meshagent_gateway_certificate_order_failures", "Orders by ACME that failed.", labels=labels
+    )
+    for name, row in rows.items():
+        if row["expires_at"]:
+            expiry.add_metric([name], datetime.fromisoformat(row["expires_at"]).timestamp())
+        if row["ordered"]:
+            overdue.add_metric([name], int(row["overdue"]))
+            failures.add_metric([name], row["failures"])
+    yield from (expiry, overdue, failures)
 
 
 def _trust(status: dict[str, Any]) -> Iterator[Metric]:

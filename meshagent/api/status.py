@@ -35,6 +35,7 @@ def agent_status(operations: Operations, envoy: EnvoyProcess, facts: dict[str, s
         "services": sorted({name for name, _ in operations.roster.registered}),
         "captured": sorted({name for (name, _), each in operations.roster.registered.items() if each.capture_port}),
         "svids": _svids(operations),
+        "gateway_certificates": operations.certificates.rows(),
         "bundle": operations.applied_bundle,
         "roots": _roots(operations),
         "ca_skew_seconds": operations.authorities.skew,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from meshagent.model.certificate import MAX_CERTIFICATES, Acme, Certificate, CertificateFiles
 from meshagent.model.intention import Path
 from meshagent.model.names import ANY, BindAddress, Model, ServiceName
 
-MAX_LISTENERS, MAX_CERTIFICATES, MAX_ROUTES, MAX_HOSTS = 16, 64, 1024, 64
+MAX_LISTENERS, MAX_ROUTES, MAX_HOSTS = 16, 1024, 64
 _LONGEST_HOST = 253
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
@@ -24,39 +25,25 @@ def _check_host(text: str) -> str:
     return text
 
 
-def _check_file(text: str) -> str:
-    if "\x00" in text or "/../" in f"{text}/" or "//" in text:
-        raise ValueError("must be a plain absolute path")
-    return text
-
-
 HostPattern = Annotated[str, AfterValidator(_check_host)]
-File = Annotated[str, Field(pattern=r"^/.{1,254}$"), AfterValidator(_check_file)]
 
 
-class CertificateFiles(Model):
-    """A certificate chain and its key, as PEM files on each host that serves the gateway."""
-
-    cert_file: File
-    key_file: File
-
-
-class GatewayTls(CertificateFiles):
+class GatewayTls(Certificate):
     """TLS towards outside. `others`: further certificates; the name that a client asks for chooses, or else the first."""
 
-    others: tuple[CertificateFiles, ...] = Field(default=(), max_length=MAX_CERTIFICATES - 1)
+    others: tuple[Certificate, ...] = Field(default=(), max_length=MAX_CERTIFICATES - 1)
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
-        files = [each.cert_file for each in self.certificates]
-        if len(set(files)) < len(files):
-            raise ValueError("names a cert_file twice")
+        places = [each.place for each in self.certificates]
+        if len(set(places)) < len(places):
+            raise ValueError("names a certificate twice")
         return self
 
     @property
-    def certificates(self) -> tuple[CertificateFiles, ...]:
+    def certificates(self) -> tuple[Certificate, ...]:
         """All of them, the first for clients whose name is none of theirs."""
-        return (CertificateFiles(cert_file=self.cert_file, key_file=self.key_file), *self.others)
+        return (Certificate(cert_file=self.cert_file, key_file=self.key_file, acme=self.acme), *self.others)
 
 
 class GatewayListener(Model):
@@ -110,11 +97,17 @@ class Gateway(Model):
         return self
 
     @model_validator(mode="after")
-    def _keys_agree(self) -> Self:
-        keys: dict[str, str] = {}
+    def _certificates_agree(self) -> Self:
+        told: dict[str, Certificate] = {}
         for each in self.certificates:
-            if keys.setdefault(each.cert_file, each.key_file) != each.key_file:
-                raise ValueError(f"listeners: {each.cert_file} is given two key files")
+            if told.setdefault(each.place, each) != each:
+                raise ValueError(f"listeners: {each.place} is asked for in two ways")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        if self.orders and all(listener.tls for listener in self.listeners):
+            raise ValueError("listeners: with acme, one without tls is needed: the CA asks on port 80 in plain text")
         return self
 
     @model_validator(mode="after")
@@ -137,14 +130,16 @@ class Gateway(Model):
         return frozenset(route.service for route in self.routes)
 
     @property
-    def certificates(self) -> tuple[CertificateFiles, ...]:
+    def certificates(self) -> tuple[Certificate, ...]:
         """The certificates of all listeners."""
         return tuple(each for listener in self.listeners if listener.tls for each in listener.tls.certificates)
 
+    @property
+    def files(self) -> Iterator[CertificateFiles]:
+        """Of those that are read from files, the files."""
+        return (each.files for each in self.certificates if each.files)
 
-@dataclass(frozen=True, slots=True)
-class KeyPair:
-    """A certificate chain with its key, as read from files."""
-
-    chain_pem: bytes
-    key_pem: bytes = field(repr=False)
+    @property
+    def orders(self) -> tuple[Acme, ...]:
+        """Of those that are ordered, what is ordered."""
+        return tuple(each.acme for each in self.certificates if each.acme)

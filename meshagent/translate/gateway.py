@@ -15,6 +15,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.network.connection_limit.v3.connection_limit_pb2 import ConnectionLimit
 
 from meshagent.model.gateway import Gateway, GatewayListener, GatewayRoute
+from meshagent.model.names import ANY
 from meshagent.model.view import Outbound, ProxyView
 from meshagent.translate.choosing import quoted
 from meshagent.translate.connection import gateway_manager
@@ -27,6 +28,7 @@ from meshagent.translate.tls import serve_outside, serve_outside_by_quic
 
 _BUFFER = 32 << 10  # bytes a connection, as Envoy's guide for the edge has it
 _HANDSHAKE_SECONDS = 10
+NO_CHALLENGES: Mapping[str, str] = {}
 
 
 def gateway_name(gateway: Gateway) -> str:
@@ -46,10 +48,8 @@ def calls_of_gateway(gateway: Gateway, view: ProxyView) -> tuple[Outbound, ...]:
 
 
 def shown(listener: GatewayListener, there: Collection[str]) -> tuple[str, ...]:
-    """The certificate files that it can show, of those that are there."""
-    return (
-        tuple(each.cert_file for each in listener.tls.certificates if each.cert_file in there) if listener.tls else ()
-    )
+    """The certificates that it can show, of those that are there."""
+    return tuple(each.place for each in listener.tls.certificates if each.place in there) if listener.tls else ()
 
 
 def gateway_listeners(
@@ -57,15 +57,21 @@ def gateway_listeners(
 ) -> Iterator[Listener]:
     """Its listeners. One for TLS without any certificate that is there is left out: it never speaks plain text instead."""
     for each in gateway.listeners:
-        files = shown(each, there)
-        if each.tls is None or files:
-            yield _listener(gateway, each, files, view, settings)
+        places = shown(each, there)
+        if each.tls is None or places:
+            yield _listener(gateway, each, places, view, settings)
             if each.http3:
-                yield _listener(gateway, each, files, view, settings, udp=True)
+                yield _listener(gateway, each, places, view, settings, udp=True)
 
 
-def gateway_routes(gateway: Gateway, calls: Sequence[Outbound]) -> RouteConfiguration:
-    """A virtual host for each name, with the routes of it in order. Whoever asks for another one is answered 404."""
+def gateway_routes(
+    gateway: Gateway, calls: Sequence[Outbound], challenges: Mapping[str, str] = NO_CHALLENGES
+) -> RouteConfiguration:
+    """A virtual host for each name, with the routes of it in order. Whoever asks for another one is answered 404.
+
+    `challenges`: what a CA that is asked for a certificate is answered, by the token that it names (RFC 8555, 8.3). That
+    goes before everything, also redirects to https.
+    """
     routes = RouteConfiguration(name=gateway_name(gateway))
     routes.ignore_port_in_host_matching = True
     routes.response_headers_to_remove.append(UNREACHED)  # it is said among proxies
@@ -73,8 +79,10 @@ def gateway_routes(gateway: Gateway, calls: Sequence[Outbound]) -> RouteConfigur
     added.header.key = "forwarded"  # RFC 7239; x-forwarded-for of a caller is not believed in the mesh
     added.header.value = 'for="%DOWNSTREAM_REMOTE_ADDRESS%";proto=%REQ(X-FORWARDED-PROTO)%'
     by_name = {each.upstream: each for each in calls}
-    for host in dict.fromkeys(name for route in gateway.routes for name in route.hosts):
+    hosts = dict.fromkeys(name for route in gateway.routes for name in route.hosts)
+    for host in {**hosts, ANY: None} if challenges else hosts:
         virtual = routes.virtual_hosts.add(name=host, domains=[host])
+        _answer(virtual, challenges)
         for route in (each for each in gateway.routes if host in each.hosts):
             _lead(virtual, route, by_name)
     return routes
@@ -83,7 +91,7 @@ def gateway_routes(gateway: Gateway, calls: Sequence[Outbound]) -> RouteConfigur
 def _listener(
     gateway: Gateway,
     asked: GatewayListener,
-    files: tuple[str, ...],
+    places: tuple[str, ...],
     view: ProxyView,
     settings: Settings,
     *,
@@ -99,9 +107,9 @@ def _listener(
     listener.per_connection_buffer_limit_bytes.value = _BUFFER
     chain = listener.filter_chains.add(name=gateway.name)
     if udp:
-        serve_outside_by_quic(chain.transport_socket, tuple(map(key_pair_name, files)))
-    elif files:
-        serve_outside(chain.transport_socket, tuple(map(key_pair_name, files)))
+        serve_outside_by_quic(chain.transport_socket, tuple(map(key_pair_name, places)))
+    elif places:
+        serve_outside(chain.transport_socket, tuple(map(key_pair_name, places)))
         chain.transport_socket_connect_timeout.FromSeconds(_HANDSHAKE_SECONDS)
     limit = ConnectionLimit(stat_prefix=f"gateway.{gateway.name}.{asked.port}")
     limit.max_connections.value = asked.max_connections
@@ -115,6 +123,14 @@ def _listener(
     from_ads(manager.rds.config_source)
     pack(chain.filters.add(name="envoy.filters.network.http_connection_manager").typed_config, manager)
     return listener
+
+
+def _answer(virtual: VirtualHost, challenges: Mapping[str, str]) -> None:
+    for token, answer in challenges.items():
+        route = virtual.routes.add()
+        route.match.path = f"/.well-known/acme-challenge/{token}"
+        route.direct_response.status = 200
+        route.direct_response.body.inline_string = answer
 
 
 def _lead(virtual: VirtualHost, asked: GatewayRoute, calls: Mapping[str, Outbound]) -> None:

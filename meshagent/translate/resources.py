@@ -9,9 +9,10 @@ from itertools import groupby
 
 from google.protobuf.message import Message
 
+from meshagent.model.certificate import KeyPair
 from meshagent.model.defaults import Tracing
 from meshagent.model.external import External
-from meshagent.model.gateway import Gateway, KeyPair
+from meshagent.model.gateway import Gateway
 from meshagent.model.identity import Svid
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Captured, Egress, Inbound, Outbound, ProxyView, Svids
@@ -31,6 +32,7 @@ from meshagent.translate.egress import egress_listener, egress_rbac
 from meshagent.translate.external import external_cluster, external_names, external_roots
 from meshagent.translate.failover import failover_clusters
 from meshagent.translate.gateway import (
+    NO_CHALLENGES,
     calls_of_gateway,
     gateway_listeners,
     gateway_name,
@@ -88,10 +90,12 @@ def translate(
     settings: Settings,
     previous: Translated | None = None,
     key_pairs: Mapping[str, KeyPair] = NO_KEY_PAIRS,
+    challenges: Mapping[str, str] = NO_CHALLENGES,
 ) -> Translated:
     """All resources of the proxy. What depends on nothing that changed since `previous` is taken from it.
 
-    `key_pairs`: what gateways show to outside, by certificate file.
+    `key_pairs`: what gateways show to outside, by the certificate's place. `challenges`: what those that order certificates
+    answer the CA, by token.
     """
     memo = _Memo(previous, _common(view, settings))
     _add_rules(memo, view)
@@ -116,7 +120,7 @@ def translate(
         every: tuple[Outbound | Egress, ...] = (*calls, *outside)
         memo.add(("capture", captured.source), cause, partial(_capture, captured, every, view, settings))
     _add_egresses(memo, view, settings)
-    _add_gateways(memo, view, settings, key_pairs)
+    _add_gateways(memo, view, settings, key_pairs, challenges)
     if view.tracing or view.collected:
         memo.add("collector", view.tracing, partial(_collector, view.tracing))
     memo.add("roots", view.bundle, lambda: [(SDS, ROOTS, roots_secret(view))])
@@ -142,7 +146,9 @@ def translate_rules(view: ProxyView, settings: Settings, previous: Translated) -
     if len(previous.calls) == len(view.outbounds):
         for outbound in leaving((cause for cause, _ in previous.calls), view.outbounds):
             rules |= _serialised(_ways(outbound, view, settings))
-            rules |= {key: value for each in view.gateways for key, value in _left(each, outbound, view).items()}
+            rules |= {
+                key: value for each in view.gateways for key, value in _left(each, outbound, view, previous).items()
+            }
     return rules
 
 
@@ -206,16 +212,24 @@ def _add_egresses(memo: _Memo, view: ProxyView, settings: Settings) -> None:
         memo.add(("external", egress.upstream), egress.external, partial(_external, egress.external, settings))
 
 
-def _add_gateways(memo: _Memo, view: ProxyView, settings: Settings, key_pairs: Mapping[str, KeyPair]) -> None:
+def _add_gateways(
+    memo: _Memo,
+    view: ProxyView,
+    settings: Settings,
+    key_pairs: Mapping[str, KeyPair],
+    challenges: Mapping[str, str],
+) -> None:
     for gateway in view.gateways:
-        files = [each.cert_file for each in gateway.certificates]
-        there = tuple(file for file in dict.fromkeys(files) if file in key_pairs)
-        for file in there:
-            memo.add(("key pair", file), key_pairs[file], partial(_key_pair, file, key_pairs[file]))
+        places = [each.place for each in gateway.certificates]
+        there = tuple(place for place in dict.fromkeys(places) if place in key_pairs)
+        for place in there:
+            memo.add(("key pair", place), key_pairs[place], partial(_key_pair, place, key_pairs[place]))
         listened = (gateway.name, gateway.listeners, there)
         memo.add(("gateway", gateway.name), listened, partial(_gateway, gateway, there, view, settings))
         calls = calls_of_gateway(gateway, view)
-        memo.add(("gateway routes", gateway.name), (gateway.routes, calls), partial(_gateway_routes, gateway, calls))
+        asked = challenges if gateway.orders else NO_CHALLENGES
+        cause = (gateway.routes, calls, asked)
+        memo.add(("gateway routes", gateway.name), cause, partial(_gateway_routes, gateway, calls, asked))
 
 
 def _gateway(gateway: Gateway, there: tuple[str, ...], view: ProxyView, settings: Settings) -> _Named:
@@ -223,18 +237,20 @@ def _gateway(gateway: Gateway, there: tuple[str, ...], view: ProxyView, settings
         yield LDS, listener.name, listener
 
 
-def _gateway_routes(gateway: Gateway, calls: tuple[Outbound, ...]) -> _Named:
-    yield RDS, gateway_name(gateway), gateway_routes(gateway, calls)
+def _gateway_routes(gateway: Gateway, calls: tuple[Outbound, ...], challenges: Mapping[str, str]) -> _Named:
+    yield RDS, gateway_name(gateway), gateway_routes(gateway, calls, challenges)
 
 
-def _left(gateway: Gateway, leaving_: Outbound, view: ProxyView) -> Resources:
+def _left(gateway: Gateway, leaving_: Outbound, view: ProxyView, previous: Translated) -> Resources:
     """Its routes, where one of those whom it calls leads to less."""
     calls = calls_of_gateway(gateway, view) if leaving_.source == gateway.name else ()
-    return _serialised(_gateway_routes(gateway, calls)) if calls else {}
+    cause, _ = previous.pieces.get(("gateway routes", gateway.name), (None, None))
+    challenges = cause[2] if isinstance(cause, tuple) else NO_CHALLENGES
+    return _serialised(_gateway_routes(gateway, calls, challenges)) if calls else {}
 
 
-def _key_pair(file: str, pair: KeyPair) -> _Named:
-    yield SDS, key_pair_name(file), key_pair_secret(file, pair)
+def _key_pair(place: str, pair: KeyPair) -> _Named:
+    yield SDS, key_pair_name(place), key_pair_secret(place, pair)
 
 
 def _collector(tracing: Tracing | None) -> _Named:

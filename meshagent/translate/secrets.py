@@ -5,7 +5,7 @@ from __future__ import annotations
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.extensions.transport_sockets.tls.v3.tls_spiffe_validator_config_pb2 import SPIFFECertValidatorConfig
 
-from meshagent.model.gateway import KeyPair
+from meshagent.model.certificate import KeyPair
 from meshagent.model.identity import Svid
 from meshagent.model.view import ProxyView
 from meshagent.translate.settings import ROOTS, pack
@@ -21,14 +21,14 @@ def svid_secret(service: str, svid: Svid) -> Secret:
     return _pair_secret(svid_name(service), svid)
 
 
-def key_pair_name(cert_file: str) -> str:
-    """The SDS name of what a gateway shows to outside."""
-    return f"gateway{cert_file}"
+def key_pair_name(place: str) -> str:
+    """The SDS name of what a gateway shows to outside. What is ordered has no name that a file could have."""
+    return f"gateway{place}" if place.startswith("/") else f"gateway:{place}"
 
 
-def key_pair_secret(cert_file: str, pair: KeyPair) -> Secret:
+def key_pair_secret(place: str, pair: KeyPair) -> Secret:
     """A certificate chain and key for outside."""
-    return _pair_secret(key_pair_name(cert_file), pair)
+    return _pair_secret(key_pair_name(place), pair)
 
 
 def roots_secret(view: ProxyView) -> Secret:

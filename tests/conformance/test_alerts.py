@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 RULES = ROOT / "docs/alerts/meshagent.rules.yaml"
 HOST = 'instance="vm-1:9102"'
 WEB = f'{HOST}, service="web"'
+SHOWN = f'{HOST}, certificate="acme/shop.example.org"'
 LIMIT = f'{HOST}, source="web", upstream="payments", limit="max_requests"'
 EDGE = f'{HOST}, source="web", destination="payments", route="", subset="", side="outbound"'
 VERDICT = f'{HOST}, service="payments", rule="payments/web"'
@@ -48,6 +49,14 @@ CASES = {
         [f"meshagent_svid_expires_at_seconds{{{WEB}}} 3600x20"],
     ),
     "MeshagentSvidUnserved": ([f"meshagent_svid_unserved{{{WEB}}} 1x20"], [f"meshagent_svid_unserved{{{WEB}}} 0x20"]),
+    "MeshagentGatewayCertificateOverdue": (
+        [f"meshagent_gateway_certificate_overdue{{{SHOWN}}} 1x20"],
+        [f"meshagent_gateway_certificate_overdue{{{SHOWN}}} 0x20"],
+    ),
+    "MeshagentGatewayCertificateEnding": (
+        [f"meshagent_gateway_certificate_expires_at_seconds{{{SHOWN}}} 40000x20"],
+        [f"meshagent_gateway_certificate_expires_at_seconds{{{SHOWN}}} 90000x20"],
+    ),
     "MeshagentRootEnding": (
         [f'meshagent_root_expires_at_seconds{{{HOST}, root="ab"}} 86400x20'],
         [f'meshagent_root_expires_at_seconds{{{HOST}, root="ab"}} 8640000x20'],

@@ -20,7 +20,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf.json_format import MessageToJson
 
-from meshagent.model.gateway import KeyPair
+from meshagent.model.certificate import KeyPair
 from meshagent.model.identity import TrustBundle
 from meshagent.model.kinds import KINDS
 from meshagent.model.mesh import Mesh
@@ -113,7 +113,7 @@ def test_the_view_is_as_reviewed(case, request):
 @pytest.mark.parametrize("case", CASES)
 def test_the_resources_are_as_reviewed(case, request):
     view, _ = view_of(case)
-    shown_outside = {each.cert_file: PAIR for gateway in view.gateways for each in gateway.certificates}
+    shown_outside = {each.place: PAIR for gateway in view.gateways for each in gateway.certificates}
     resources = translate(view, {}, Settings("/var/lib/meshagent/access.log"), key_pairs=shown_outside).resources
     shown = {}
     for (type_url, name), value in sorted(resources.items()):

@@ -126,6 +126,15 @@ def test_every_metric_is_listed_with_its_type():
                 "failures": 0,
             }
         },
+        "gateway_certificates": {
+            "acme/a.example": {"expires_at": None, "ordered": True, "overdue": False, "failures": 1},
+            "/etc/b.pem": {
+                "expires_at": "2027-01-01T00:00:00+00:00",
+                "ordered": False,
+                "overdue": False,
+                "failures": 0,
+            },
+        },
         "bundle": "0123456789abcdef",
         "roots": [{"digest": "0" * 64, "expires_at": datetime(2030, 1, 1, tzinfo=UTC).isoformat(), "leaving": False}],
         "ca_skew_seconds": 0.5,

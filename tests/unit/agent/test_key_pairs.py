@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from meshagent.agent.key_pairs import KeyPairs
-from meshagent.model.gateway import CertificateFiles
+from meshagent.model.certificate import CertificateFiles
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from meshagent.model.gateway import Gateway, KeyPair
+from meshagent.model.certificate import KeyPair
+from meshagent.model.gateway import Gateway
 
 TLS = {"cert_file": "/etc/edge.pem", "key_file": "/etc/edge.key"}
 WEB = {"hosts": ["shop.example.org"], "service": "web"}
@@ -65,10 +66,60 @@ def test_http_3_is_only_beside_tls():
 def test_ports_certificates_and_keys_are_told_once():
     with pytest.raises(ValidationError, match="two have the same port"):
         gateway(listeners=[{"port": 1}, {"port": 1, "address": "::"}])
-    with pytest.raises(ValidationError, match="names a cert_file twice"):
+    with pytest.raises(ValidationError, match="names a certificate twice"):
         gateway(listeners=[{"port": 1, "tls": {**TLS, "others": [TLS]}}])
-    with pytest.raises(ValidationError, match="is given two key files"):
+    with pytest.raises(ValidationError, match="/etc/edge.pem is asked for in two ways"):
         gateway(listeners=[{"port": 1, "tls": TLS}, {"port": 2, "tls": {**TLS, "key_file": "/etc/other.key"}}])
+
+
+ACME = {"directory": "https://ca.example/dir", "hosts": ["shop.example.org"], "terms_agreed": True}
+
+
+def ordering(**more):
+    return gateway(listeners=[{"port": 443, "tls": {"acme": {**ACME, **more}}}, {"port": 80}])
+
+
+def test_a_certificate_is_ordered_or_read_from_files():
+    made = ordering()
+    assert [each.place for each in made.orders] == ["acme/shop.example.org"] and not list(made.files)
+    both = gateway(listeners=[{"port": 443, "tls": {**TLS, "others": [{"acme": ACME}]}}, {"port": 80}])
+    assert [each.place for each in both.certificates] == ["/etc/edge.pem", "acme/shop.example.org"]
+    for tls in ({}, {"cert_file": "/a"}, {"key_file": "/a"}):
+        with pytest.raises(ValidationError, match="needs cert_file and key_file, or acme"):
+            gateway(listeners=[{"port": 443, "tls": tls}])
+    with pytest.raises(ValidationError, match="beside it there can be no cert_file"):
+        gateway(listeners=[{"port": 443, "tls": {**TLS, "acme": ACME}}, {"port": 80}])
+
+
+def test_an_order_needs_a_port_where_the_ca_can_ask_and_one_way_of_being_asked_for():
+    with pytest.raises(ValidationError, match="one without tls is needed"):
+        gateway(listeners=[{"port": 443, "tls": {"acme": ACME}}])
+    other = {"acme": {**ACME, "hosts": ["shop.example.org", "pay.example.org"]}}
+    with pytest.raises(ValidationError, match="acme/shop.example.org is asked for in two ways"):
+        gateway(listeners=[{"port": 443, "tls": {"acme": ACME}}, {"port": 444, "tls": other}, {"port": 80}])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"directory": "http://ca.example/dir"},
+        {"directory": "https://ca.example/a b"},
+        {"hosts": []},
+        {"hosts": ["*.example.org"]},
+        {"hosts": ["localhost"]},
+        {"hosts": ["10.0.0.1"]},
+        {"hosts": ["Shop.example.org"]},
+        {"hosts": ["../shop.example.org"]},
+        {"hosts": ["shop.example.org", "shop.example.org"]},
+        {"terms_agreed": False},
+        {"email": "a@b, c@d"},
+        {"ca_file": "root.pem"},
+    ],
+    ids=str,
+)
+def test_what_no_ca_would_take_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        ordering(**wrong)
 
 
 def test_a_key_is_never_shown():

@@ -7,7 +7,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.transport_sockets.quic.v3.quic_transport_pb2 import QuicDownstreamTransport
 
-from meshagent.model.gateway import Gateway, KeyPair
+from meshagent.model.certificate import KeyPair
+from meshagent.model.gateway import Gateway
 from meshagent.model.view import ProxyView
 from meshagent.translate.resources import translate
 from meshagent.translate.settings import Settings

@@ -1,0 +1,70 @@
+"""What gateways of this host show to outside, from files and by ACME, and what they answer a CA that asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from meshagent.agent.converge import Converger
+from meshagent.agent.key_pairs import KeyPairs
+from meshagent.agent.orders import Orders
+from meshagent.errors import AuthorityUnavailable
+from meshagent.model.gateway import Gateway
+from meshagent.xds.server import XdsServer
+
+_APPLIED_SECONDS = 5.0
+_STEP = "meshagent proxy status"
+
+
+class Certificates:
+    """Joins `KeyPairs` and `Orders` to the converger. `directory`: where orders are kept."""
+
+    def __init__(
+        self, directory: Path, roots: str, clock: Callable[[], datetime], converger: Converger, xds: XdsServer
+    ) -> None:
+        self._converger = converger
+        self._xds = xds
+        self.files = KeyPairs(clock, lambda _: self._offer())
+        self.orders = Orders(directory, roots, clock, self._offer, self._show)
+
+    def want(self, gateways: Iterable[Gateway]) -> None:
+        """Say which gateways this host serves."""
+        served = tuple(gateways)
+        self.files.want(each for gateway in served for each in gateway.files)
+        self.orders.want(each for gateway in served for each in gateway.orders)
+
+    async def run(self) -> None:
+        """Read and order, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.files.run())
+            group.create_task(self.orders.run())
+
+    @property
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """(certificate, what is wrong with it)."""
+        yield from self.files.problems.items()
+        yield from self.orders.problems.items()
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """What there is, by file or first name, as plain data."""
+        files = {
+            file: {"expires_at": ends.isoformat(), "ordered": False, "overdue": False, "failures": 0}
+            for file, ends in self.files.ends.items()
+        }
+        return files | self.orders.rows()
+
+    def _offer(self) -> None:
+        self._converger.offer(key_pairs={**self.files.pairs, **self.orders.pairs})
+
+    async def _show(self, challenges: Mapping[str, str]) -> None:
+        """Have the gateways answer these. Raises AuthorityUnavailable where Envoy does not: then no CA is asked in vain."""
+        self._converger.offer(challenges=challenges)
+        if not challenges:
+            return
+        world = self._converger.world
+        applied = world is not None and await self._xds.wait_applied(self._converger.serve(world), _APPLIED_SECONDS)
+        if not applied:
+            raise AuthorityUnavailable("Envoy has not taken the answers that the CA asks for", next_step=_STEP)
