@@ -22,13 +22,16 @@ from meshagent.config import AgentConfig, setting_keys  # noqa: E402
 from meshagent.config.authority import AuthorityConfig  # noqa: E402
 from meshagent.model.kinds import KINDS  # noqa: E402
 from meshagent.model.names import Model, format_duration  # noqa: E402
+from meshagent.model.reasons import APP_ERROR, FINER, FLAG_WORDS, REASONS  # noqa: E402
 from meshagent.model.service import ServiceDefinition  # noqa: E402
+from meshagent.translate.replies import TOLD  # noqa: E402
 
 FOLDER = ROOT / "docs" / "reference"
 MADE = "<!-- Made by `make docs` from the code: a change here is overwritten. -->\n"
 SCHEMAS: Mapping[str, type[Model]] = {**KINDS, "service-definition": ServiceDefinition}
 _DURATION = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"
 _ISO = TypeAdapter(timedelta)
+_SAID_BY = {"caller": "the caller", "destination": "the destination", "both": "either"}
 _ALL_MODES = 0o777
 _WIDTH = 110
 
@@ -39,6 +42,7 @@ def pages() -> dict[Path, str]:
         FOLDER / "configuration.md": configuration_page(),
         FOLDER / "documents.md": documents_page(),
         FOLDER / "commands.md": commands_page(),
+        FOLDER / "reasons.md": reasons_page(),
     }
     for name in SCHEMAS:
         text = json.dumps(schema(name), indent=2, sort_keys=True, ensure_ascii=False)
@@ -103,6 +107,29 @@ def _default(field: FieldInfo) -> str:
     if "Default:" in (field.description or "") or value in ("", (), Path()):
         return ""
     return f"`{format_duration(value) if isinstance(value, timedelta) else value}`"
+
+
+# --- reasons
+
+
+def reasons_page() -> str:
+    """Every code of why a call failed."""
+    lines = [
+        MADE,
+        "# Why a call failed: the codes\n",
+        "Where they are said, and how to go from one to its cause, is in [access logs](../access-logs.md). `x-mesh-refused` "
+        "is what the caller is told; the log and `meshagent explain` tell the code. Flags are Envoy's response flags.\n",
+        "| code | `x-mesh-refused` | said by the proxy of | means | Envoy's flags | next step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in (*REASONS, APP_ERROR, *FINER):
+        told = f"`{each.header}`" if each.header in TOLD else ""
+        flags = " ".join(f"`{flag}`" for flag in each.flags)
+        row = (f"`{each.code}`", told, _SAID_BY[each.where], each.words, flags, _cell(each.next_step))
+        lines.append(f"| {' | '.join(row)} |")
+    lines += ["\n## Response flags in words\n", "| flag | words |", "|---|---|"]
+    lines += [f"| `{flag}` | {words} |" for flag, words in sorted(FLAG_WORDS.items())]
+    return "\n".join(lines) + "\n"
 
 
 # --- documents

@@ -171,13 +171,6 @@ REASONS: tuple[Reason, ...] = (
     ),
     Reason("caller-left", "the caller went away before the answer was whole", "look at the caller", flags=("DC", "DR")),
     Reason(
-        "retries-used-up",
-        "every try that is allowed failed",
-        "look at the destination's answers; retry of the route and retry_budget say how many tries there are",
-        "caller",
-        flags=("URX",),
-    ),
-    Reason(
         "malformed",
         "the request is not one that a proxy may pass on",
         "escaped slashes, underscores in header names and broken HTTP are refused: docs/security.md",

@@ -29,6 +29,8 @@ _TLS_FAILED = "has(upstream.transport_failure_reason) && upstream.transport_fail
 # Each costs Envoy 2.4 kB a listener (measured), so there are few: what is rare is told by the log alone.
 _OF_CALLERS = ("no-endpoints", "connect", "timeout", "overflow", "fault", "broken")
 _OUTSIDE = (*_OF_CALLERS, "no-route")
+TOLD = frozenset((*_OUTSIDE, "tls", "intention", "rate-limit", "crowded", "app-down", "app-broke"))
+"""What may stand in `x-mesh-refused`."""
 
 
 def explain_refusals(manager: HttpConnectionManager, service: str, source: str = "") -> None:
