@@ -77,7 +77,7 @@ def _take(row: dict[str, Any], name: str, labels: Mapping[str, str], value: floa
         case "meshagent_requests_total":
             row["requests"][labels["response"]] = value
         case "meshagent_request_duration_seconds_bucket":
-            row["latency_ms"].append((float(labels["le"]) * 1000, value))
+            row["latency_ms"].append((round(float(labels["le"]) * 1000, 6), value))
         case "meshagent_connections_total":
             row["connections"] = value
         case "meshagent_bytes_total":

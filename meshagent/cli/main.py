@@ -42,6 +42,8 @@ _COMMANDS = {
     "ui": Lazy("meshagent.ui.command:ui", "The mesh in a browser, on this machine."),
     "doctor": Lazy("meshagent.cli.doctor:doctor", "What is wrong, and the next step."),
     "dns": Lazy("meshagent.cli.dns:dns", "Names of services for applications: install, uninstall, show."),
+    "top": Lazy("meshagent.cli.top:top", "Who calls whom now: rates, errors, latencies."),
+    "graph": Lazy("meshagent.cli.graph:graph", "The mesh's calls as text, DOT, SVG or JSON."),
     "tap": Lazy("meshagent.cli.tap:tap", "Live requests of this host's services."),
     "proxy": Lazy("meshagent.cli.proxy:proxy", "This host's Envoy: status, config, stats."),
     "metrics": Lazy("meshagent.cli.metrics:metrics", "Where Prometheus finds the hosts of the mesh."),

@@ -69,5 +69,5 @@ def line(seen: Data) -> str:
     if seen["route"] or seen["subset"]:
         parts.append(f"[{' '.join(filter(None, (seen['route'], seen['subset'])))}]")
     if seen["reason"]:
-        parts.append(f"{seen['reason']}{' ticket ' + seen['ticket'] if seen['ticket'] else ''}")
+        parts += [seen["reason"], f"ticket {seen['ticket']}" if seen["ticket"] else ""]
     return "  ".join(part for part in parts if part)

@@ -54,7 +54,10 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class EdgeRate:
-    """One edge between two moments. Latencies are in ms, None without requests; `error_ratio` is 0 to 1."""
+    """One edge between two moments. Latencies are in ms, None without requests; `error_ratio` is 0 to 1.
+
+    Of TCP it is the share of connections that could not be made.
+    """
 
     source: str
     destination: str
@@ -153,8 +156,9 @@ def _rate(key: EdgeKey, rows: list[Edge], seconds: float) -> EdgeRate:
     answers: Counter[str] = Counter()
     for each in rows:
         answers.update(each.requests)
-    failed = sum(each.failed for each in rows)
-    requests = answers.total() + failed
+    failed, connections = sum(each.failed for each in rows), sum(each.connections for each in rows)
+    requests = answers.total() + failed if answers else 0
+    calls = requests if answers else connections + failed  # where only bytes are seen, a connection is a call
     buckets = _together(rows)
     return EdgeRate(
         source=key.source,
@@ -163,11 +167,11 @@ def _rate(key: EdgeKey, rows: list[Edge], seconds: float) -> EdgeRate:
         route=key.route,
         subset=key.subset,
         rps=requests / seconds,
-        error_ratio=(answers["5xx"] + failed) / requests if requests else 0.0,
+        error_ratio=(answers["5xx"] + failed) / calls if calls else 0.0,
         p50_ms=quantile(buckets, 0.5),
         p99_ms=quantile(buckets, 0.99),
         active=sum(each.active for each in rows),
-        connections_per_s=sum(each.connections for each in rows) / seconds,
+        connections_per_s=connections / seconds,
         bytes_per_s=sum(each.bytes_sent + each.bytes_received for each in rows) / seconds,
     )
 

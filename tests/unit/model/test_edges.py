@@ -35,6 +35,12 @@ def test_what_got_no_answer_is_a_request_and_an_error():
     assert (rate.rps, rate.error_ratio) == (2.0, 0.25)
 
 
+def test_of_connections_alone_the_failed_ones_are_errors_and_no_requests():
+    before = Edge("outbound", "web", "db", host="vm-1")
+    rate = only(rates([before], [Edge("outbound", "web", "db", host="vm-1", connections=3, failed=1)], 2.0))
+    assert (rate.rps, rate.error_ratio, rate.connections_per_s) == (0.0, 0.25, 1.5)
+
+
 def test_what_both_sides_tell_counts_once_by_the_word_of_the_caller():
     before = [edge(), edge("inbound", host="vm-2")]
     after = [edge(requests={"2xx": 10}), edge("inbound", {"2xx": 8}, host="vm-2")]
