@@ -21,7 +21,7 @@ from meshagent.ui.matrix import guard_of
 from meshagent.ui.topology import Pair, kind_of, node
 
 Data = dict[str, Any]
-_KINDS = ("service", "external", "gateway", "route", "intention")
+_KINDS = ("service", "external", "gateway", "route", "rollout", "intention")
 
 
 def services(seen: Seen, live: Mapping[Pair, Data]) -> Data:

@@ -28,7 +28,7 @@ def topology(seen: Seen, live: Mapping[Pair, Data], upstreams: Iterable[Pair], n
     declared = {*upstreams, *_led(seen)}
     edges = [
         _edge(world, pair, live.get(pair), now, declared=pair in declared)
-        for pair in sorted({*declared, *_allowed(world), *live})
+        for pair in sorted({*declared, *_allowed(world), *(pair for pair, row in live.items() if _busy(row))})
     ]
     names = seen.services | {name for edge in edges for name in (edge["source"], edge["destination"])}
     return {"revision": seen.revision, "nodes": [node(seen, world, name) for name in sorted(names)], "edges": edges}
@@ -54,6 +54,11 @@ def kind_of(seen: Seen, name: str) -> str:
         if (kind, name) in seen.documents:
             return kind
     return "service" if name in seen.services else "unknown"
+
+
+def _busy(row: Data) -> bool:
+    """Whether calls are made: a proxy also counts for those who may call and never do."""
+    return any(row.get(name) for name in ("rps", "connections_per_s", "active"))
 
 
 def _health(instances: Sequence[Instance], passing: int) -> str:

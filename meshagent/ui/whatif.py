@@ -55,7 +55,11 @@ def explained(seen: Seen, reports: tuple[ReportRecord, ...], asked: Mapping[str,
         Request((method or "GET").upper(), path or "/", _headers(asked.get("header", ""))) if method or path else None
     )
     answer = answer_of(seen, reports, source, destination, request)
-    return {**answer.whole, "words": answer.words, "doubts": answer.doubts}
+    held = [
+        {"name": each.name, "words": each.words, "level": each.level, "origin": str(each.origin)}
+        for each in answer.settings
+    ]
+    return {**answer.whole, "settings": held, "words": answer.words, "doubts": answer.doubts}
 
 
 def _name(asked: Mapping[str, str], field: str) -> str:

@@ -69,34 +69,42 @@ function path(edge, places, box) {
   });
 }
 
-function curve(from, to, box) {
+/** The four points of an edge's curve. */
+function points(from, to, box) {
   const [x1, y1] = [from.x + box.width, from.y + box.height / 2];
   const [x2, y2] = [to.x - 5, to.y + box.height / 2];
   if (to.x > from.x) {
     const bend = Math.max(36, (x2 - x1) / 2);
-    return `M${x1},${y1} C${x1 + bend},${y1} ${x2 - bend},${y2} ${x2},${y2}`;
+    return [x1, y1, x1 + bend, y1, x2 - bend, y2, x2, y2];
   }
   const below = Math.max(y1, y2) + box.height * 1.4; // back to the left, around below
-  return `M${x1},${y1} C${x1 + 70},${below} ${x2 - 70},${below} ${x2},${y2}`;
+  return [x1, y1, x1 + 70, below, x2 - 70, below, x2, y2];
+}
+
+function curve(from, to, box) {
+  const [x1, y1, a, b, c, d, x2, y2] = points(from, to, box);
+  return `M${x1},${y1} C${a},${b} ${c},${d} ${x2},${y2}`;
+}
+
+/** Where the words of an edge stand: in the gap behind its source, where no box is. */
+function middle(from, to, box) {
+  const found = points(from, to, box);
+  const share = found[6] - found[0] > 2 * box.width ? 0.12 : 0.5;
+  const at = (first) =>
+    (1 - share) ** 3 * found[first] +
+    3 * (1 - share) ** 2 * share * found[first + 2] +
+    3 * (1 - share) * share ** 2 * found[first + 4] +
+    share ** 3 * found[first + 6];
+  return { x: at(0), y: at(1) - 4 };
 }
 
 function label(edge, places, box) {
   if (!edge.live?.rps) return null;
-  const [from, to] = [places.get(edge.source), places.get(edge.destination)];
-  const down = to.x > from.x ? 0 : box.height;
-  const errors = edge.live.error_ratio ? ` · ${percent(edge.live.error_ratio)} errors` : "";
-  return s(
-    "text",
-    {
-      class: "label",
-      x: (from.x + box.width + to.x) / 2,
-      y: (from.y + to.y + box.height) / 2 + down - 5,
-      "data-from": edge.source,
-      "data-to": edge.destination,
-    },
-    `${rate(edge.live.rps)}${errors}`,
-    s("tspan", { class: "small" }, edge.live.p99_ms ? ` · ${milliseconds(edge.live.p99_ms)}` : ""),
-  );
+  const { x, y } = middle(places.get(edge.source), places.get(edge.destination), box);
+  const { rps, error_ratio: share, p99_ms: slow } = edge.live;
+  const more = share ? ` · ${percent(share)} errors` : slow ? ` · ${milliseconds(slow)}` : "";
+  const near = { class: "label", x, y, "data-from": edge.source, "data-to": edge.destination };
+  return s("text", near, rate(rps), s("tspan", { class: "small" }, more));
 }
 
 function shape(node, place, box) {

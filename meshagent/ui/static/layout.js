@@ -1,7 +1,7 @@
 // Where services stand in the drawing: callers on the left, what they call to the right of them. Pure.
 
 const BOX = { width: 158, height: 36 };
-const GAP = { x: 92, y: 16 };
+const GAP = { x: 108, y: 16 };
 const TALL = 12; // boxes, above which columns begin at the top: their middle may be out of sight
 const SWEEPS = 4;
 const DEEPEST = 9; // layers: beyond them a service stands right behind the first of its callers, not behind the last

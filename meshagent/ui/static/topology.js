@@ -57,7 +57,7 @@ export function draw(data, asked, redraw) {
         id: "edges",
         caption: "Calls between services",
         columns: COLUMNS,
-        rows: edges,
+        rows: busiest(edges),
         redraw,
         empty: "Nobody calls anybody yet: no intention names two services, and no call was seen.",
       }),
@@ -96,6 +96,10 @@ export function policy(edge) {
   return h("span", { title: `says ${edge.rule}` }, badge(...said));
 }
 
+function busiest(edges) {
+  return [...edges].sort((one, other) => (other.live?.rps ?? 0) - (one.live?.rps ?? 0));
+}
+
 function errors(edge) {
   if (!edge.live?.rps) return "–";
   const share = edge.live.error_ratio;
@@ -121,7 +125,7 @@ function stats(data) {
     [services.length, "services"],
     [unwell.length, "with failing instances"],
     [data.edges.length, "pairs that call"],
-    [data.traffic.hosts.length ? rate(requests) : "–", "requests"],
+    [rows.length ? rate(requests) : "–", "requests"],
     [requests ? percent(failed / requests) : "–", "errors"],
   ];
   return h(

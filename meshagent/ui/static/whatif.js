@@ -123,12 +123,9 @@ const REACHED = [
 
 const HELD = [
   { title: "Setting", value: (row) => row.name },
-  { title: "Value", value: (row) => (typeof row.value === "object" ? JSON.stringify(row.value) : String(row.value)) },
+  { title: "Value", value: (row) => row.words },
   { title: "Said by", value: (row) => row.level },
-  {
-    title: "From",
-    value: (row) => [row.origin.file, row.origin.line || ""].filter(Boolean).join(":") || row.origin.who,
-  },
+  { title: "From", value: (row) => (row.level === "built-in" ? "" : row.origin) },
 ];
 
 function documents(data, redraw) {

@@ -60,7 +60,7 @@ def test_a_rule_says_its_words_its_reason_and_where_it_is_written():
 
 
 def test_the_topology_has_what_is_allowed_declared_and_made():
-    live = {("orders", "payments"): {"rps": 5.0}}
+    live = {("orders", "payments"): {"rps": 5.0}, ("batch", "web"): {"rps": 0.0, "active": 0}}
     data = topology(shop(), live, [("web", "batch")], NOW)
     edges = {(edge["source"], edge["destination"]): edge for edge in data["edges"]}
     assert set(edges) == {("web", "payments"), ("batch", "payments"), ("orders", "payments"), ("web", "batch")}
