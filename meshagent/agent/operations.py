@@ -229,6 +229,7 @@ class Operations:
 
         Raises PortInUse, UsageProblem; EnvoyFailed when Envoy refuses a listener or is not there in time.
         """
+        await self.watching.refuse_outside(definition.name)
         registered = self.roster.add(definition, source)
         try:
             async with asyncio.timeout(wait):

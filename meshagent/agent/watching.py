@@ -17,6 +17,7 @@ from meshagent.errors import StoreDenied, StoreUnavailable
 from meshagent.model.world import World
 from meshagent.state.fold import Fold, went_back
 from meshagent.state.keys import Interest, Keys
+from meshagent.state.outside import refuse_outside
 from meshagent.state.signing import Trust
 from meshagent.store.base import Changes, Store
 
@@ -24,6 +25,7 @@ _log = structlog.get_logger(__name__)
 _LONGEST_PAUSE = 1.0
 _HEALTH_EVERY = (5.0, 8.0)
 _HEALTH_EVERY_WHILE_LOST = (1.0, 2.0)
+_ANSWER_SECONDS = 1.0  # for a person who waits
 _LONGEST_START = timedelta(seconds=2)  # an agent that waited longer for its store has started during an outage
 
 
@@ -90,6 +92,14 @@ class Watching:
         """
         entry = (await self._store.read(self._keys.manifest)).entries.get(self._keys.manifest)
         return entry is not None and not went_back(entry.value, self._fold.world)
+
+    async def refuse_outside(self, name: str) -> None:
+        """Raise UsageProblem where no service can have the name, since it is outside the mesh. A silent store refuses nothing."""
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await refuse_outside(self._store, self._keys, name)
+        except (StoreUnavailable, StoreDenied, TimeoutError) as error:
+            _log.info("name_not_checked", service=name, problem=str(error) or "the store does not answer")
 
     async def run(self) -> Never:
         """Follow, for ever."""

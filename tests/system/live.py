@@ -252,6 +252,11 @@ class LiveMesh:
         applied = await change(self.store, KEYS, lambda _: edits, Author("test", datetime.now(UTC)))
         return applied.revision
 
+    async def delete(self, *names: tuple[str, str]) -> int:
+        """Take documents, by kind and name, out of force. Returns the revision."""
+        gone = dict.fromkeys(names)
+        return (await change(self.store, KEYS, lambda _: gone, Author("test", datetime.now(UTC)))).revision
+
     async def intend(self, destination: str, **sources: object) -> int:
         """One destination's intentions: web="allow", anyone="deny", batch=[permission, ...]."""
         rows = []

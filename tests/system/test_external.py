@@ -11,12 +11,14 @@ from contextlib import suppress
 import pytest
 import pytest_asyncio
 
+from meshagent.state.records import InstanceRecord, encode
+from meshagent.store.base import Put
 from tests.system.apps import Caller, TcpApp, get, raw
-from tests.system.live import eventually, free_port, live_mesh
+from tests.system.live import KEYS, eventually, free_port, live_mesh
 from tests.system.outside import Http2App, OutsideCa, TlsApp
 
 CALLED = ("pay", "misnamed", "foreign")
-NAMES = (*CALLED, "relay", "feed", "modern", "bytes")
+NAMES = (*CALLED, "relay", "feed", "modern", "bytes", "shop", "wire", "tunnel")
 ONE_PATH = [{"action": "allow", "http": {"methods": ["GET"], "path_prefix": "/v1"}}]
 
 
@@ -110,13 +112,16 @@ def _counted(agent, name, what):
 
 
 async def _wins_over_a_registration(agent, local):
-    """A service of the same name takes nothing over."""
+    """No service comes up under the name, and one that is in the catalog all the same takes nothing over."""
     port = free_port()
     async with TcpApp(port) as impostor:
-        await agent.up(name="pay", port=port, protocol="http")
+        told = await asyncio.to_thread(agent.call, "PUT", "/v1/services", {"name": "pay", "port": port})
+        assert told["http"] == 400 and "pay is a name outside the mesh" in told["message"], told
+        assert "pay" not in agent.status()["services"]
+        record = InstanceRecord(service="pay", host="vm-9", id="pay", address="127.0.0.1", port=port, protocol="http")
+        await agent.mesh.store.commit([Put(KEYS.instance("pay", "vm-9", "pay"), encode(record))])
         assert (await answered(local, 200)).headers["x-app"] == "pay"
         assert impostor.connections == 0
-        await agent.down("pay")
 
 
 async def _ends_what_is_open(mesh, local):
@@ -210,3 +215,52 @@ async def _cut(mesh, local):
     async with asyncio.timeout(5):
         assert await reader.read() == b""
     writer.close()
+
+
+async def test_an_external_that_is_deleted_is_not_called_any_more_and_what_is_open_to_it_ends(outside, tmp_path):
+    mesh, agent, ports, local = outside
+    ca = OutsideCa(tmp_path, "theirs")
+    documents = [
+        external("shop", ports["shop"], "originate", protocol="http", sni="shop.example", ca_file=ca.root),
+        external("wire", ports["wire"], "none", host="127.0.0.1"),
+        external("tunnel", ports["tunnel"], "passthrough"),
+    ]
+    names = ("shop", "wire", "tunnel")
+    await mesh.applied(await mesh.apply(*documents, *(intention(name) for name in names)))
+    async with (
+        TlsApp(ports["shop"], "shop", ca.server("shop.example")) as shop,
+        TcpApp(ports["wire"], b"HELLO\n") as wire,
+        TlsApp(ports["tunnel"], "tunnel", ca.server("localhost")) as tunnel,
+    ):
+        await answered(local["shop"], 200)
+        caller = Caller(local["shop"])
+        assert (await caller.get("/v1")).status == 200
+        reader, writer = await asyncio.open_connection("127.0.0.1", local["wire"])
+        assert await reader.readline() == b"HELLO\n"
+        context = ssl.create_default_context(cafile=str(ca.root))
+        told = {"ssl": context, "server_hostname": "localhost"}
+        led, leading = await asyncio.open_connection("127.0.0.1", local["tunnel"], **told)
+        await mesh.applied(await mesh.delete(*(("external", name) for name in names)))
+
+        # what is open ends, as a deny ends it
+        async with asyncio.timeout(5):
+            assert await caller.streams[0].read() == b"" and await reader.read() == b""
+            with suppress(OSError):
+                assert await led.read() == b""
+        for each in (writer, leading):
+            each.close()
+        caller.close()
+
+        # and nothing new gets there, also not after the proxy and the agent begin anew
+        calls = (shop.connections, wire.connections, tunnel.connections)
+        for restarted in (False, True):
+            if restarted:
+                await agent.kill()
+                await agent.start()
+            with suppress(OSError, asyncio.IncompleteReadError):
+                assert (await get(local["shop"], "/v1")).status == 503
+            assert await raw(local["wire"], b"x") == b""
+            assert await _by_name(local["tunnel"], "localhost", ca.root) != "HTTP/1.1 200 Said"
+        assert (shop.connections, wire.connections, tunnel.connections) == calls
+        problems = agent.status()["problems"]
+        assert not [key for key in problems if any(name in key for name in names)], problems

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+import pytest
+
+from meshagent.agent.watching import Watching
+from meshagent.errors import StoreUnavailable, UsageProblem
 from meshagent.state.fold import Fold
 from meshagent.state.keys import Interest
+from meshagent.state.outside import refuse_outside
+from meshagent.store import open_store
+from meshagent.store.base import Put
 from tests.unit.state.test_fold import KEYS, changes, intention, manifest, record
 
 BEFORE = Interest(frozenset({"web"}), frozenset({"pay"}))
@@ -52,3 +61,33 @@ def test_it_is_held_after_a_restart_and_forgotten_with_its_upstream():
     assert again.outside == {"pay"}
     again.narrow(Interest(BEFORE.services))
     assert again.outside == set() and again.world.externals == {}
+
+
+@pytest.fixture
+async def store(tmp_path):
+    """The document in force, and one that is deleted, in a store of its own."""
+    opened = await open_store(f"sqlite://{tmp_path}/mesh.db")
+    await opened.commit([Put(key, value) for key, value in STORED.items()])
+    await opened.commit(
+        [Put(KEYS.document("external", "gone"), record(None)), Put(KEYS.document("external", "odd"), b"{")]
+    )
+    yield opened
+    await opened.close()
+
+
+async def test_a_service_cannot_have_a_name_that_is_outside(store):
+    with pytest.raises(UsageProblem, match="pay is a name outside the mesh"):
+        await refuse_outside(store, KEYS, "pay")
+    for name in ("web", "gone", "odd"):
+        await refuse_outside(store, KEYS, name)
+    await store.commit([Put(PAY, record(DOCUMENT, revision=2))])
+    await refuse_outside(store, KEYS, "pay")  # that revision is not in force yet
+
+
+async def test_a_store_that_does_not_answer_keeps_no_service_from_coming_up():
+    class Silent:
+        async def read(self, *_):
+            raise StoreUnavailable("away")
+
+    watching = Watching(Silent(), KEYS, None, lambda _: None, lambda: datetime.now(UTC))
+    await watching.refuse_outside("pay")
