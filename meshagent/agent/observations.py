@@ -78,15 +78,18 @@ class Observations:
         """The numbers of /v1/traffic. What grew since the last reading was called meanwhile, by services of this host."""
         now, before = self._clock(), self._counted
         counted: dict[CallKey, int] = {}
+        open_: set[CallKey] = set()  # it is called as long as a connection or a stream is open
         for edge in edges:
             if edge["side"] == "outbound" and not edge["subset"] and _leads_there(edge["route"]):
                 key = CallKey(edge["source"], edge["destination"])
                 counted[key] = counted.get(key, 0) + _calls(edge)
+                open_ |= {key} if edge["active"] else set()
         self._counted = counted
         for key, calls in counted.items():
             held = before.get(key, 0)
-            if grown := calls - held if calls >= held else calls:  # less: Envoy began anew
-                self._add(key, grown, now)
+            grown = calls - held if calls >= held else calls  # less: Envoy began anew
+            if grown or key in open_:
+                self._add(key, grown if key in self._rows else max(grown, 1), now)
 
     async def run(self) -> Never:
         """Read Envoy's numbers and tell what is seen, for ever."""

@@ -46,6 +46,7 @@ _OPTION |= {"methods": "--method", "headers": "--header"}
         "list": Lazy("meshagent.cli.rulebook:list_intentions", "All intentions, or those of a source or destination."),
         "show": Lazy("meshagent.cli.rulebook:show_intention", "A destination's rules in order, or one intention."),
         "check": Lazy("meshagent.cli.explain:check", "Whether a call is allowed: exit code 0 yes, 5 no."),
+        "suggest": Lazy("meshagent.cli.suggest:suggest", "The intentions that are missing for what is called."),
         "explain": Lazy("meshagent.cli.explain:explain", "Why a call is allowed or refused, and where it would go."),
     },
 )

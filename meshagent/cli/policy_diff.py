@@ -13,6 +13,7 @@ import click
 from meshagent.cli import output
 from meshagent.cli.applied import NO
 from meshagent.cli.mesh import Seen, author, now_utc
+from meshagent.cli.observing import evidence, observed
 from meshagent.cli.options import awaited, mesh_options
 from meshagent.cli.output import say, show
 from meshagent.cli.policy import FILES, PRUNE, Application, raise_errors
@@ -29,7 +30,10 @@ from meshagent.model.view import Rule
 from meshagent.model.world import Stated
 from meshagent.policy.plan import Effect, effects
 from meshagent.policy.shifts import shifts
+from meshagent.policy.suggest import Loss, losses
+from meshagent.state.catalog import read_reports
 from meshagent.state.changes import Documents, Name
+from meshagent.state.records import ReportRecord
 
 Data = dict[str, Any]
 Edits = Mapping[Name, Stated[Document] | None]
@@ -54,7 +58,7 @@ async def diff(session: Session, files: tuple[str, ...], prune: bool) -> int:
     \b
     Example:  meshagent policy diff -f policies/
     """
-    seen, edits = await _edits(session, files, prune)
+    seen, edits, _ = await _edits(session, files, prune)
     rows = [difference(name, seen.documents.get(name), new) for name, new in sorted(edits.items())]
     rows = [row for row in rows if row["diff"]]
     show(rows, session.form(), *(row["diff"] for row in rows))
@@ -72,12 +76,14 @@ async def diff(session: Session, files: tuple[str, ...], prune: bool) -> int:
 async def plan(session: Session, files: tuple[str, ...], prune: bool) -> None:
     """What applying files would mean: who gains or loses whom, which share of requests goes elsewhere, and what else changes.
 
-    Changes nothing. Shares are those that there are now: a subset without an instance gets none.
+    And which calls that the mesh saw would be refused, in the last seven days. Changes nothing. Shares are those that there
+    are now: a subset without an instance gets none.
 
     \b
     Example:  meshagent policy plan -f policies/ --prune
     """
-    planned = plan_data(*await _edits(session, files, prune))
+    seen, edits, reports = await _edits(session, files, prune)
+    planned = plan_data(seen, edits, reports)
     every = [row for rows in planned.values() for row in rows]
     show(planned, session.form(), *(row["words"] for row in every))
     if not every:
@@ -112,12 +118,13 @@ async def export(session: Session, directory: Path, force: bool) -> None:
     raise_unreadable(seen)
 
 
-def plan_data(seen: Seen, edits: Edits) -> dict[str, list[Data]]:
-    """What edits of the mesh would mean now: for calls, for the ways of requests, and for other settings."""
+def plan_data(seen: Seen, edits: Edits, reports: Sequence[ReportRecord] = ()) -> dict[str, list[Data]]:
+    """What edits of the mesh would mean now: for calls, for those that hosts saw, for ways of requests, and other settings."""
     after = replace(seen, documents=changed(seen.documents, edits))
     worlds = (seen.world(), after.world())
     return {
         "calls": [_effect(each) for each in effects(*worlds, now_utc(), seen.services)],
+        "observed": [_loss(each) for each in losses(*worlds, observed(reports), now_utc())],
         "ways": [row for shift in shifts(*worlds) for row in shift_rows(shift)],
         "settings": [
             row for name, new in sorted(edits.items()) for row in _settings(name, seen.documents.get(name), new)
@@ -142,16 +149,17 @@ def changed(documents: Documents, edits: Edits) -> dict[Name, Stated[Document]]:
     return {name: stated for name, stated in after.items() if stated is not None}
 
 
-async def _edits(session: Session, files: Sequence[str], prune: bool) -> tuple[Seen, Edits]:
-    """The mesh, and what applying the files would do to it. Raises what `apply` raises."""
+async def _edits(session: Session, files: Sequence[str], prune: bool) -> tuple[Seen, Edits, tuple[ReportRecord, ...]]:
+    """The mesh, what applying the files would do to it, and what its hosts say. Raises what `apply` raises."""
     written, problems = read_policy(files)
     async with session.mesh() as mesh:
         seen = await mesh.read()
+        reports = await read_reports(mesh.store, mesh.keys)
     raise_errors(problems, "nothing was compared")
     application = Application(written, problems, seen, author(now_utc()), prune=prune)
     edits = application.edit(seen.documents)
     application.warn()
-    return seen, edits
+    return seen, edits, reports
 
 
 def difference(name: Name, old: Stated[Document] | None, new: Stated[Document] | None) -> Data:
@@ -183,6 +191,22 @@ def _effect(effect: Effect) -> Data:
         "shadow": effect.shadow,
         "words": f"{'in shadow: ' if effect.shadow else ''}{words}{how}",
         "rule": rule.id if rule else "mesh/default_action",
+    }
+
+
+def _loss(loss: Loss) -> Data:
+    key, seen = loss.observed.key, loss.observed
+    call = " ".join(each for each in (key.source or "somebody", "->", key.destination, key.method, key.path) if each)
+    would = "would refuse some of what was seen" if loss.some else "would refuse what was seen"
+    return {
+        "source": key.source,
+        "destination": key.destination,
+        "method": key.method,
+        "path": key.path,
+        "some": loss.some,
+        "rule": loss.rule.id if loss.rule else "mesh/default_action",
+        **evidence(seen),
+        "words": f"{would}: {call}: {seen.words}",
     }
 
 

@@ -101,12 +101,6 @@ class Inbound:
         allowed = sum(1 for rule in self.guard.rules if rule.source != "*" and rule.action != "deny")
         return allowed > len(self.chains)
 
-    def doubts(self, source: str | None) -> bool:
-        """Whether shadow may refuse what passes the chain of this source; None: the default chain."""
-        if source is None:
-            return self.default_open and self.guard.shadow is not None
-        return self.guard.doubts(source)
-
     @property
     def shut_out(self) -> tuple[str, ...]:
         """Named sources that a TCP service must not even greet: they would else share the default chain with the allowed.

@@ -56,7 +56,7 @@ _JUDGED = {"rule": "%DYNAMIC_METADATA(envoy.filters.{kind}.rbac:enforced_effecti
 class Line:
     """What is told of each logged call: `side` is INBOUND, GATEWAY, or OUTBOUND or EXTERNAL with what is called.
 
-    `service` is whose proxy logs, `domain` its trust domain. `doubted`: requests come here that shadow may refuse.
+    `service` is whose proxy logs, `domain` its trust domain.
     """
 
     service: str
@@ -64,14 +64,18 @@ class Line:
     domain: str
     http: bool
     traced: bool = False
-    doubted: bool = False
+
+    @property
+    def judges(self) -> bool:
+        """Whether requests are judged here, and in shadow too."""
+        return self.http and (self.side == INBOUND or self.side.startswith(EXTERNAL))
 
     @property
     def fields(self) -> dict[str, str]:
         """By name, in Envoy's words."""
         own, inbound = spiffe_id(self.domain, self.service), self.side == INBOUND
         told = {**_COMMON, **(_HTTP if self.http else _TCP), **(_TRACED if self.traced else {})}
-        told |= DOUBTED if self.doubted else {}
+        told |= DOUBTED if self.judges else {}
         if self.side != GATEWAY and not self.side.startswith(OUTBOUND):
             told |= {name: text.format(kind="http" if self.http else "network") for name, text in _JUDGED.items()}
         if not inbound:
@@ -93,7 +97,7 @@ def tap_of(line: Line) -> AccessLog:
 
 def written(policy: AccessLogPolicy, line: Line, settings: Settings) -> Iterator[AccessLog]:
     """What goes into the agent's own log, at least what failed unless nothing is to be logged; and where else it goes."""
-    if policy.only == "none" and not line.doubted:
+    if policy.only == "none" and not line.judges:
         return
     own = policy if policy.to == "agent" else AccessLogPolicy()
     log = AccessLog()
@@ -107,6 +111,20 @@ def written(policy: AccessLogPolicy, line: Line, settings: Settings) -> Iterator
         yield other
 
 
+def handshakes(view: ProxyView, settings: Settings) -> Iterator[AccessLog]:
+    """Of a listener for mutual TLS: the connections that came to no service, since TLS failed or nobody has that name."""
+    if view.access_log.only == "none":
+        return
+    log = AccessLog()
+    log.filter.or_filter.filters.add().response_flag_filter.flags.append("NR")
+    failed = log.filter.or_filter.filters.add().extension_filter
+    failed.name = "envoy.access_loggers.extension_filters.cel"
+    pack(failed.typed_config, ExpressionFilter(expression="connection.transport_failure_reason != ''"))
+    told = {**_COMMON, **_TCP, "source": _PEER, "failure": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%"}
+    to_file(log, settings.access_log_path, AccessLogPolicy(), {**told, "service": "", "side": INBOUND})
+    yield log
+
+
 def _filter(log: AccessLog, policy: AccessLogPolicy, line: Line) -> None:
     if policy.only == "none":
         log.filter.CopyFrom(doubted_requests())
@@ -118,7 +136,7 @@ def _filter(log: AccessLog, policy: AccessLogPolicy, line: Line) -> None:
         slow.op = ComparisonFilter.GE
         slow.value.default_value = round(policy.slower_than.total_seconds() * 1000)
         slow.value.runtime_key = "meshagent.access_log_ms"
-    if line.doubted:
+    if line.judges:
         log.filter.or_filter.filters.append(doubted_requests())
 
 

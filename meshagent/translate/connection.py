@@ -38,7 +38,6 @@ def inbound_manager(
     *,
     domain: str,
     traced: bool = False,
-    doubted: bool = False,
 ) -> HttpConnectionManager:
     """Towards the mesh: normalised, bounded, nothing believed that the peer cannot prove. The caller adds the routes."""
     manager = _manager(stat_prefix, filters)
@@ -52,7 +51,7 @@ def inbound_manager(
     manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
     explain_refusals(manager, service)
     tell_unreached(manager)
-    manager.access_log.extend(logs(policy, Line(service, INBOUND, domain, True, traced, doubted), settings))
+    manager.access_log.extend(logs(policy, Line(service, INBOUND, domain, True, traced), settings))
     return manager
 
 
@@ -113,8 +112,7 @@ def egress_manager(
         manager.scheme_header_transformation.scheme_to_overwrite = "https"
     explain_refusals(manager, egress.upstream, egress.source)
     explain_failures(manager, egress.source, egress.upstream)
-    doubted = egress.guard.shadow is not None
-    line = Line(egress.source, f"{EXTERNAL}{egress.upstream}", view.trust_domain, True, doubted=doubted)
+    line = Line(egress.source, f"{EXTERNAL}{egress.upstream}", view.trust_domain, True)
     manager.access_log.extend(logs(view.access_log, line, settings))
     return manager
 

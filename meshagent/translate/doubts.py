@@ -1,7 +1,9 @@
-"""What shadow would refuse, in the access log: one line for each such request that passed, where something is in shadow.
+"""What shadow would refuse, in the access log: one line for each such request that passed.
 
-The RBAC filter judges by both and says what came of it in the request's metadata; the log looks there. How many of these
-lines are written can be turned down by a runtime key, without a listener being touched.
+The RBAC filter judges by both and says what came of it in the request's metadata; the log looks there. It always does, also
+where nothing is in shadow and nothing ever stands there: Envoy ends the streams of a chain whose log is another one (measured:
+after 1 s), and a shadow that comes or goes must not touch a call (ADR 0026). How many of these lines are written can be
+turned down by a runtime key.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import Upstream
 
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Chain, Inbound, ProxyView
-from meshagent.translate.accesslog import INBOUND, Line, logs
+from meshagent.translate.accesslog import INBOUND, Line, handshakes, logs
 from meshagent.translate.admission import add_limit, admission_filters
 from meshagent.translate.clusters import app_cluster_name
 from meshagent.translate.connection import inbound_manager
@@ -44,6 +44,7 @@ def inbound_listener(members: tuple[Inbound, ...], view: ProxyView, settings: Se
     """The mTLS listener of one port. Only its chains ever change, so Envoy updates it in place and drains just those."""
     listener = _listener(inbound_listener_name(members[0].mtls_port), view.address, members[0].mtls_port)
     pack(listener.listener_filters.add(name="envoy.filters.listener.tls_inspector").typed_config, TlsInspector())
+    listener.access_log.extend(handshakes(view, settings))
     for inbound in members:
         for chain in inbound.chains:
             _mtls_chain(listener.filter_chains.add(), inbound, chain.source, chain.cut, view, settings)
@@ -62,8 +63,7 @@ def plain_listener(inbound: Inbound, view: ProxyView, settings: Settings) -> Lis
     listener = _listener(plain_listener_name(inbound), view.address, inbound.plain_port)
     chain = listener.filter_chains.add(name=f"{inbound.service}/plain")
     rules = plain_rbac_name(inbound.service)
-    doubted = inbound.doubts("")
-    _filters(chain, inbound, rules, view, settings, inbound_prefix(inbound), closed=False, doubted=doubted)
+    _filters(chain, inbound, rules, view, settings, inbound_prefix(inbound), closed=False)
     return listener
 
 
@@ -103,8 +103,7 @@ def _mtls_chain(
     # nobody is allowed leads nowhere.
     closed = source in inbound.shut_out if source else not inbound.default_open
     counted = inbound_prefix(inbound, source or "")
-    doubted = inbound.doubts(source)
-    _filters(chain, inbound, rbac_name(inbound.service), view, settings, counted, closed=closed, doubted=doubted)
+    _filters(chain, inbound, rbac_name(inbound.service), view, settings, counted, closed=closed)
 
 
 def _bytes_chain(chain: FilterChain, inbound: Inbound, allowed: Chain, view: ProxyView, settings: Settings) -> None:
@@ -126,20 +125,11 @@ def _native_chain(chain: FilterChain, inbound: Inbound, callers: Natives, view: 
     chain.metadata.filter_metadata["meshagent"].fields["rules"].string_value = callers.rules
     accept_native(chain.transport_socket, inbound.service, view.domains, callers.sources)
     rules = rbac_name(inbound.service)
-    doubted = inbound.doubts(None)
-    _filters(chain, inbound, rules, view, settings, inbound_prefix(inbound), closed=False, doubted=doubted)
+    _filters(chain, inbound, rules, view, settings, inbound_prefix(inbound), closed=False)
 
 
 def _filters(
-    chain: FilterChain,
-    inbound: Inbound,
-    rbac: str,
-    view: ProxyView,
-    settings: Settings,
-    counted: str,
-    *,
-    closed: bool,
-    doubted: bool,
+    chain: FilterChain, inbound: Inbound, rbac: str, view: ProxyView, settings: Settings, counted: str, *, closed: bool
 ) -> None:
     log = inbound.access_log or view.access_log
     if inbound.protocol in HTTP_PROTOCOLS:
@@ -147,9 +137,7 @@ def _filters(
         rules_by_ecds(http_guard.config_discovery, inbound.protocol)
         filters = [http_guard, *admission_filters(inbound)]
         traced, domain = bool(inbound.sampling), view.trust_domain
-        manager = inbound_manager(
-            inbound.service, counted, log, settings, filters, domain=domain, traced=traced, doubted=doubted
-        )
+        manager = inbound_manager(inbound.service, counted, log, settings, filters, domain=domain, traced=traced)
         if inbound.sampling:
             tags = {"service": inbound.service, "instance": inbound.instance, "host": view.host}
             trace(manager, view.tracing, inbound.sampling, inbound.service, tags)

@@ -182,16 +182,9 @@ def _listened(inbound: Inbound) -> Hashable:
     """What the listener depends on: everything but the rules, which travel by ECDS and leave the listener still."""
     closed = inbound.protocol == "tcp" and not inbound.default_open
     filters = (inbound.admission.rate_limit is not None, inbound.admission.adaptive_concurrency)
-    seen = (inbound.access_log, inbound.sampling, _doubted(inbound))
+    seen = (inbound.access_log, inbound.sampling)
     fixed = (inbound.service, inbound.instance, inbound.protocol, *filters, *seen)
     return (*fixed, inbound.chains, inbound.byte_chains, inbound.default_cut, closed, inbound.shut_out)
-
-
-def _doubted(inbound: Inbound) -> Hashable:
-    """The chains whose requests are logged where shadow would refuse them."""
-    if inbound.guard.shadow is None or inbound.protocol not in HTTP_PROTOCOLS:
-        return ()
-    return tuple(each for each in (None, "", *(chain.source for chain in inbound.chains)) if inbound.doubts(each))
 
 
 def _add_rules(memo: _Memo, view: ProxyView) -> None:
@@ -332,10 +325,9 @@ def _capture(captured: Captured, calls: tuple[Outbound | Egress, ...], view: Pro
 
 
 def _led_outside(egress: Egress) -> Hashable:
-    """What the listener depends on: everything but the rules themselves."""
+    """What the listener depends on: everything but the rules."""
     place = (egress.local_address, egress.local_port, egress.local_socket, egress.socket_mode)
-    doubted = egress.external.http and egress.guard.shadow is not None
-    return (*place, egress.external, egress.cut, egress.closed, doubted)
+    return (*place, egress.external, egress.cut, egress.closed)
 
 
 def _judged(egress: Egress) -> _Named:

@@ -70,7 +70,7 @@ def edge(calls, source="web", destination="pay", **more):
         "subset": "",
         "protocol": "http",
     }
-    return said | {"requests": {"2xx": calls, "4xx": 0}, "connections": 0} | more
+    return said | {"requests": {"2xx": calls, "4xx": 0}, "connections": 0, "active": 0} | more
 
 
 def test_requests_that_shadow_would_refuse_are_added_up_by_method_and_kind_of_path(place):
@@ -150,6 +150,19 @@ def test_after_seven_days_without_a_call_a_pair_is_forgotten(place):
     place.now += timedelta(days=6)
     place.seen.count([edge(2), edge(1, source="batch")])
     assert place.later(86400) == {CallKey("web", "pay"): 2}
+
+
+def test_a_connection_that_stays_open_is_a_call_for_as_long(place):
+    longest = edge(0, destination="db", protocol="tcp", requests={}, connections=1, active=1)
+    place.seen.count([longest])
+    place.later(1)
+    for _ in range(9):
+        place.now += timedelta(days=1)
+        place.seen.count([longest])
+        place.seen.refresh()
+    assert place.later(1) == {CallKey("web", "db"): 1}
+    place.seen.count([longest | {"active": 0}])
+    assert place.later(8 * 86400) == {}
 
 
 def test_a_caller_that_asks_for_ever_new_paths_fills_neither_memory_nor_the_report(place):
