@@ -40,8 +40,9 @@ def splits_of(world: World, services: Collection[str], serves: Serves) -> dict[s
     for name in services:
         if stated := world.rollouts.get(name):
             rollout = stated.thing
-            gone = not serves(name, rollout.to) and serves(name, rollout.base)
-            percent = 0 if gone else percent_of(rollout, world.progress.get(name))
+            percent = percent_of(rollout, world.progress.get(name))
+            if percent == WHOLE and not serves(name, rollout.to) and serves(name, rollout.base):
+                percent = 0  # of a share, a split leaves out by itself what has no instance
             found[name] = Split(rollout.base, rollout.to, percent, stated.origin())
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from meshagent.model.route import RouteRule, Target
 from meshagent.model.view import Outbound
 from meshagent.xds.types import CDS, ECDS, RDS
 
@@ -27,13 +28,31 @@ def staged(
 
 
 def leaves(before: Outbound, after: Outbound) -> bool:
-    """Whether some way leads to less than before, and none to anything else."""
+    """Whether some way leads to a place no more, and none to anything else but what could be called before."""
     pairs = list(zip(before.ways, after.ways, strict=False))
     if (before.source, before.upstream) != (after.source, after.upstream):
         return False
-    same = len(before.ways) == len(after.ways) and all(old.rule == new.rule for old, new in pairs)
-    within = same and all(target in old.to for old, new in pairs for target in new.to)
-    return within and any(len(new.to) < len(old.to) for old, new in pairs)
+    same = len(before.ways) == len(after.ways) and all(_alike(old.rule, new.rule) for old, new in pairs)
+    within = same and all(target in old.to or _was_there(target, before) for old, new in pairs for target in new.to)
+    return within and any(_places(old.to) - _places(new.to) for old, new in pairs)
+
+
+def _alike(old: RouteRule, new: RouteRule) -> bool:
+    """Whether two rules say the same but for where they lead."""
+    return old == new or all(
+        getattr(old, each) == getattr(new, each) for each in RouteRule.model_fields if each != "to"
+    )
+
+
+def _places(targets: Iterable[Target]) -> set[tuple[str | None, str | None]]:
+    return {(target.service, target.subset) for target in targets}
+
+
+def _was_there(target: Target, before: Outbound) -> bool:
+    """Whether a target had an instance in service that this caller knew."""
+    known = {before.upstream: before} | {each.upstream: each for each in before.beyond if not each.subset}
+    place = known.get(target.service or before.upstream)
+    return place is not None and place.serves(target.subset)
 
 
 def leaving(before: Iterable[object], after: Iterable[Outbound]) -> list[Outbound]:

@@ -35,24 +35,30 @@ class Ailing(HttpApp):
         self._told = 0
 
 
-def rollout(**more) -> dict:
+class Rolling:
     """A rollout of quick steps, with an id of its own."""
-    plain = {"kind": "rollout", "name": "payments", "base": "v1", "to": "v2", "every": "1s", "min_requests": 10}
-    return plain | {"id": datetime.now(UTC).strftime("%H:%M:%S.%f")} | more
 
+    def __init__(self, mesh, **more):
+        plain = {"kind": "rollout", "name": "payments", "base": "v1", "to": "v2", "every": "1s", "min_requests": 10}
+        self.document = plain | {"id": datetime.now(UTC).strftime("%H:%M:%S.%f")} | more
+        self.mesh = mesh
 
-async def progress(mesh):
-    """How far it has come."""
-    return (await read_progress(mesh.store, KEYS, ["payments"]))["payments"].progress
+    async def begin(self):
+        await self.mesh.apply(self.document)
+        return self
 
+    async def progress(self):
+        """How far it has come; None before it has begun."""
+        found = (await read_progress(self.mesh.store, KEYS, ["payments"]))["payments"].progress
+        return found if found and found.run.startswith(self.document["id"]) else None
 
-async def until(mesh, wanted, seconds=30.0):
-    """The progress, once it is as wanted."""
-    ends = time.monotonic() + seconds
-    while not ((found := await progress(mesh)) and wanted(found)):
-        assert time.monotonic() < ends, (found, [agent.tail() for agent in mesh.agents])
-        await asyncio.sleep(0.1)
-    return found
+    async def until(self, wanted, seconds=30.0):
+        """The progress, once it is as wanted."""
+        ends = time.monotonic() + seconds
+        while not ((found := await self.progress()) and wanted(found)):
+            assert time.monotonic() < ends, (found, [agent.tail() for agent in self.mesh.agents])
+            await asyncio.sleep(0.1)
+        return found
 
 
 class Calls:

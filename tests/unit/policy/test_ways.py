@@ -121,3 +121,14 @@ def test_a_split_that_loses_a_target_leaves_it_ahead_of_its_endpoints_and_any_ot
     assert leaves(both, one)
     assert not leaves(one, both) and not leaves(both, other) and not leaves(both, both)
     assert not leaves(replace(both, ways=()), Outbound("web", "payments", "http", ()))
+
+
+def test_a_way_that_leads_elsewhere_does_so_ahead_of_the_endpoints_where_it_could_have_led_there_before():
+    first, second = instance(meta=V1), instance(number=2, meta=V2)
+
+    def to(subset, *instances, **more):
+        return outbound_of(world({"to": [{"subset": subset}], **more}, instances=instances), "web", "payments")
+
+    assert leaves(to("v2", first, second), to("v1", first))
+    assert not leaves(to("v2", second), to("v1", first))
+    assert not leaves(to("v2", first, second), to("v1", first, timeout="1s"))
