@@ -27,7 +27,7 @@ from meshagent.wire.etcd_calls import RANGE, Behind, Failure, failure_of
 SILENCE = 3.0
 LONGEST_SILENCE = 12.0
 _FADING = 0.95
-_LONGEST_PAUSE = 1.0
+_LONGEST_PAUSE = 2.0  # seconds; each try of each watch is 5 ms of the CPU while etcd is away
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,6 @@ def test_a_watcher_that_etcd_ended_says_why() -> None:
     assert isinstance(leaderless.error, StoreUnavailable)
 
 
-def test_pauses_grow_to_a_second_and_are_spread_out() -> None:
-    assert [round(pause_of(attempt, 1.0), 2) for attempt in (0, 1, 2, 20)] == [0.07, 0.12, 0.22, 1.02]
+def test_pauses_grow_to_two_seconds_and_are_spread_out() -> None:
+    assert [round(pause_of(attempt, 1.0), 2) for attempt in (0, 1, 2, 20)] == [0.07, 0.12, 0.22, 2.02]
     assert pause_of(20, 0.0) == 0.02
