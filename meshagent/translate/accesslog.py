@@ -76,6 +76,7 @@ class Line:
         own, inbound = spiffe_id(self.domain, self.service), self.side == INBOUND
         told = {**_COMMON, **(_HTTP if self.http else _TCP), **(_TRACED if self.traced else {})}
         told |= DOUBTED if self.judges else {}
+        told |= {"protocol": "%PROTOCOL%"} if self.side == GATEWAY else {}
         if self.side != GATEWAY and not self.side.startswith(OUTBOUND):
             told |= {name: text.format(kind="http" if self.http else "network") for name, text in _JUDGED.items()}
         if not inbound:

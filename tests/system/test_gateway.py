@@ -192,7 +192,7 @@ async def test_from_outside_host_and_path_lead_to_services_and_intentions_to_the
 
 
 async def test_http_3_has_the_same_routes_certificates_rules_and_bounds(fronted):
-    mesh, _, front, _ = fronted
+    mesh, agent, front, _ = fronted
     assert (await front.get("shop.example.org")).headers["alt-svc"] == f'h3=":{front.tls_port}"; ma=3600'
     with_host = b"GET / HTTP/1.1\r\nhost: shop.example.org\r\nconnection: close\r\n\r\n"
     assert b"alt-svc" not in await raw(front.plain_port, with_host)
@@ -216,6 +216,9 @@ async def test_http_3_has_the_same_routes_certificates_rules_and_bounds(fronted)
         refused, said = await client.get("shop.example.org", "/api/x")
         assert (refused[":status"], refused["x-mesh-refused"]) == ("403", "intention")
         assert json.loads(said)["caller"] == "spiffe://mesh.internal/svc/edge"
+
+    log = agent.directory / "data" / "access.log"
+    await eventually(lambda: any('"HTTP/3"' in line and '"else.example.org"' in line for line in log.open()), 10)
 
     async def asks() -> str:
         async with http3(front.tls_port, "shop.example.org") as client:
