@@ -1,38 +1,83 @@
-"""A real Prometheus that scrapes what it is told, in a directory of its own."""
+"""A real Prometheus on loopback, in a directory of its own. Ended by pid."""
 
 from __future__ import annotations
 
-import asyncio
-import shutil
+import json
+import subprocess
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from tests.servers.consul import free_port
 from tests.servers.programs import program
 
+PATIENCE = 30.0
 
-@asynccontextmanager
-async def prometheus(port: int, *targets: str) -> AsyncIterator[str]:
-    """Its URL; it scrapes the targets (host:port) every second."""
-    directory = Path(tempfile.mkdtemp(prefix="prometheus-"))
-    listed = ", ".join(f"'{each}'" for each in targets)
-    config = directory / "prometheus.yml"
-    config.write_text(
-        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
-        f"scrape_configs: [{{job_name: meshagent, static_configs: [{{targets: [{listed}]}}]}}]\n"
-    )
-    process = await asyncio.create_subprocess_exec(
-        program("prometheus"),
-        f"--config.file={config}",
-        f"--storage.tsdb.path={directory}/data",
-        f"--web.listen-address=127.0.0.1:{port}",
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        await process.wait()
-        shutil.rmtree(directory, ignore_errors=True)
+
+@dataclass
+class Prometheus:
+    """One server process."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series of an expression now. Raises AssertionError for one that cannot be evaluated."""
+        found = self._call("query", query=expression)
+        result: list[dict[str, Any]] = found["data"]["result"]
+        return result
+
+    def targets(self) -> dict[str, str]:
+        """The health (up, down, unknown) of what is scraped, by address."""
+        found = self._call("targets", state="active")["data"]["activeTargets"]
+        return {each["labels"]["instance"]: each["health"] for each in found}
+
+    def _call(self, what: str, **words: str) -> Any:
+        url = f"http://127.0.0.1:{self.port}/api/v1/{what}?{urllib.parse.urlencode(words)}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{words}: {error.read().decode()}") from None
+
+
+@contextmanager
+def server(config: Mapping[str, Any]) -> Iterator[Prometheus]:
+    """A running server; it and what it holds are gone afterwards."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="prometheus-") as directory:
+        file, log = Path(directory, "prometheus.yaml"), Path(directory, "log")
+        file.write_text(yaml.safe_dump(dict(config)))
+        command = [program("prometheus"), f"--config.file={file}", f"--storage.tsdb.path={directory}/data"]
+        with log.open("wb") as out:
+            listen = f"--web.listen-address=127.0.0.1:{port}"
+            process = subprocess.Popen([*command, listen], cwd=directory, stdout=out, stderr=subprocess.STDOUT)
+        made = Prometheus(port, process)
+        try:
+            _wait(made, log)
+            yield made
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _wait(made: Prometheus, log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            made.targets()
+        except (OSError, AssertionError):
+            assert made.process.poll() is None, f"Prometheus ended: {log.read_text(errors='replace')}"
+            assert time.monotonic() < deadline, f"Prometheus serves nothing: {log.read_text(errors='replace')}"
+            time.sleep(0.05)
+        else:
+            return
