@@ -41,6 +41,11 @@ class Prometheus:
         found = self._call("targets", state="active")["data"]["activeTargets"]
         return {each["labels"]["instance"]: each["health"] for each in found}
 
+    def hosts(self) -> dict[str, str]:
+        """The label `host` of what is scraped, by address."""
+        found = self._call("targets", state="active")["data"]["activeTargets"]
+        return {each["labels"]["instance"]: each["labels"].get("host", "") for each in found}
+
     def _call(self, what: str, **words: str) -> Any:
         url = f"http://127.0.0.1:{self.port}/api/v1/{what}?{urllib.parse.urlencode(words)}"
         try:
