@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import tempfile
@@ -9,8 +10,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,23 @@ class Prometheus:
             raise AssertionError(f"{words}: {error.read().decode()}") from None
 
 
+@asynccontextmanager
+async def prometheus(port: int, *targets: str) -> AsyncIterator[str]:
+    """The URL of one that scrapes these (host:port) every second."""
+    job = {"job_name": "meshagent", "static_configs": [{"targets": list(targets)}]}
+    settings = {"scrape_interval": "1s", "scrape_timeout": "1s"}
+    running = server({"global": settings, "scrape_configs": [job]}, port)
+    await asyncio.to_thread(running.__enter__)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await asyncio.to_thread(running.__exit__, None, None, None)
+
+
 @contextmanager
-def server(config: Mapping[str, Any]) -> Iterator[Prometheus]:
-    """A running server; it and what it holds are gone afterwards."""
-    port = free_port()
+def server(config: Mapping[str, Any], port: int = 0) -> Iterator[Prometheus]:
+    """A running server, on this port or another; it and what it holds are gone afterwards."""
+    port = port or free_port()
     with tempfile.TemporaryDirectory(prefix="prometheus-") as directory:
         file, log = Path(directory, "prometheus.yaml"), Path(directory, "log")
         file.write_text(yaml.safe_dump(dict(config)))
