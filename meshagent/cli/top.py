@@ -129,7 +129,8 @@ def screen(first: FleetTraffic, last: FleetTraffic, chosen: Chosen) -> Group:
         shown.add_column(title, justify="left" if title in ("SOURCE", "DESTINATION", "ROUTE", "SUBSET") else "right")
     for row in data.rows:
         shown.add_row(*(Text(cell(each)) for each in row))
-    told = f"{len(last.hosts)} hosts, the last {last.at - first.at:.0f} s; q ends it"
+    several = f"{len(last.hosts)} host{'' if len(last.hosts) == 1 else 's'}"
+    told = f"{several}, the last {last.at - first.at:.0f} s; q ends it"
     lines: list[Any] = [Text(cell(f"{host} is not in these numbers: {why}")) for host, why in last.missing.items()]
     return Group(Text(told, style="dim"), shown, *lines)
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
@@ -36,6 +37,7 @@ _A_WINDOW, _WINDOW_SECONDS = (
 )  # so many requests in so long are taken from Envoy, which drops the rest and counts it
 _EVERY_SECONDS = 1.0
 _ON_SECONDS = 5.0
+_ROUNDED = timedelta(milliseconds=5)  # times and durations are told in ms
 _DROPPED = "access_logs.grpc_access_log.logs_dropped"
 _SERVICE, _METHOD = "envoy.service.accesslog.v3.AccessLogService", "StreamAccessLogs"
 # Else gRPC reads megabytes ahead of a reader that takes its time (measured), and what is shown is old.
@@ -62,10 +64,14 @@ class Asked:
 
 
 class Watcher:
-    """What one who watches has not taken yet: the last 1000 requests. `missed` counts those that went by untaken."""
+    """What one who watches has not taken yet: the last 1000 requests. `missed` counts those that went by untaken.
 
-    def __init__(self, asked: Asked) -> None:
+    `since`: when it began to watch.
+    """
+
+    def __init__(self, asked: Asked, since: datetime) -> None:
         self.asked = asked
+        self.since = since
         self.missed = 0
         self.ended = False
         self._waiting: deque[Seen] = deque()
@@ -100,10 +106,17 @@ class Watcher:
 class Tap:
     """The watchers of one Envoy. `run` must run for anything to happen; `socket`: where Envoy sends, in a private directory."""
 
-    def __init__(self, admin: AdminClient, socket: Path, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        admin: AdminClient,
+        socket: Path,
+        clock: Callable[[], float] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._admin = admin
         self._socket = socket
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
+        self._now = now
         self._watchers: list[Watcher] = []
         self._changed = asyncio.Event()
         self._asked = self._done = 0  # how often somebody came, and up to which of them Envoy has been told
@@ -118,7 +131,7 @@ class Tap:
         """Requests that end from now on. Raises EnvoyFailed when Envoy does not take it up within 5 s, UsageProblem."""
         if len(self._watchers) >= _MOST_WATCHERS:
             raise UsageProblem(f"{_MOST_WATCHERS} taps are open on this host", next_step="end one of them")
-        watcher = Watcher(asked)
+        watcher = Watcher(asked, self._now())
         self._watchers.append(watcher)
         try:
             await self._on()
@@ -227,14 +240,16 @@ class Tap:
             name = message.identifier.log_name or name
             with _doubted(name):
                 for seen in seen_in(message, name):
-                    self._hand(seen)
+                    self._hand(seen, first=message.HasField("identifier"))
             if pause := self._pause():
                 await asyncio.sleep(pause)
         return StreamAccessLogsResponse()
 
-    def _hand(self, seen: Seen) -> None:
+    def _hand(self, seen: Seen, *, first: bool) -> None:
+        """Offer it to all. The first one of a stream may have waited in Envoy since somebody watched before (measured)."""
         for watcher in self._watchers:
-            watcher.offer(seen)
+            if not first or seen.ended >= watcher.since - _ROUNDED:
+                watcher.offer(seen)
 
     def _pause(self) -> float:
         """Seconds until the next request is taken: 100 in each 0.1 s, from all of Envoy's streams together."""

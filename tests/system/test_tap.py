@@ -6,14 +6,16 @@ import asyncio
 import json
 import os
 import re
+import signal
 import sys
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from meshagent.api.client import AgentClient
 from meshagent.errors import NotFound
-from tests.system.apps import HttpApp, TcpApp, get, raw
+from tests.system.apps import Caller, HttpApp, TcpApp, get, raw
 from tests.system.live import eventually, free_port, live_mesh
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -41,6 +43,13 @@ async def shop():
             allowed = {"action": "allow", "http": {"path_prefix": "/"}}
             await mesh.applied(await mesh.intend("payments", web=[refused, allowed]))
             yield mesh, agent
+
+
+@pytest_asyncio.fixture(autouse=True, loop_scope="module")
+async def nothing_stays(shop):
+    """Whatever a test did, nothing of it is left for the next one to see."""
+    yield
+    await eventually(lambda: is_clean(shop[1]), 5)
 
 
 def switched_on(agent) -> list[str]:
@@ -158,12 +167,53 @@ async def test_watching_changes_no_listener_and_a_killed_watcher_leaves_nothing(
     assert agent.admin("/stats?filter=^listener_manager.*(modified|in_place_updated|added|draining)") == before
 
 
+async def test_an_agent_that_takes_nothing_holds_up_no_request_and_what_went_by_is_told(shop):
+    mesh, agent = shop
+    async with AgentClient(agent.api).tap() as requests:
+        private = memory(agent)
+        agent.process.send_signal(signal.SIGSTOP)
+        try:
+            assert set(await many(mesh.http, 16, 100)) == {200}
+            assert memory(agent) - private < 4 << 20
+        finally:
+            agent.process.send_signal(signal.SIGCONT)
+        async with asyncio.timeout(15):
+            missed = [each async for each in until_missed(requests)][-1]["missed"]
+    assert 0 < missed < 3200
+
+
+def memory(agent) -> int:
+    """What Envoy has for itself, in bytes."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{agent.envoy_pid()}/status").read_text())
+    return int(found[1]) << 10
+
+
+async def many(local: int, callers: int, each: int) -> list[int]:
+    """The statuses of so many requests of so many callers at once."""
+
+    async def some() -> list[int]:
+        caller = Caller(local)
+        found = [(await caller.get("/many")).status for _ in range(each)]
+        caller.close()
+        return found
+
+    return [status for found in await asyncio.gather(*(some() for _ in range(callers))) for status in found]
+
+
+async def until_missed(requests):
+    """What is told until it is said that something went by."""
+    async for each in requests:
+        yield each
+        if "missed" in each:
+            return
+
+
 async def test_a_service_that_runs_elsewhere_is_not_watched_here(shop):
     _, agent = shop
     with pytest.raises(NotFound, match="no proxy of ghosts runs on this host"):
         async with AgentClient(agent.api).tap(service="ghosts"):
             raise AssertionError("it is not here")
-    assert is_clean(agent)
+    assert not switched_on(agent)
 
 
 async def test_the_next_agent_switches_off_what_a_killed_one_left_on(shop):

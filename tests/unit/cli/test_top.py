@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import os
+import termios
 from dataclasses import replace
 
 import pytest
@@ -12,7 +15,7 @@ from rich.console import Console
 from meshagent.api.fleet import FleetTraffic
 from meshagent.cli.counters import byte_rate, milliseconds, per_second, percent
 from meshagent.cli.tap import line
-from meshagent.cli.top import Chosen, screen, table
+from meshagent.cli.top import Chosen, pressed, screen, table
 from meshagent.model.edges import Edge, EdgeRate
 
 QUICK = ("--window", "10ms")
@@ -97,8 +100,24 @@ def test_the_live_picture_has_the_table_and_who_is_not_in_it():
     out = io.StringIO()
     Console(file=out, width=100).print(screen(before, after, Chosen(None, routes=False, every=False)))
     text = out.getvalue()
-    assert "1 hosts, the last 5 s; q ends it" in text and "10.0" in text
+    assert "1 host, the last 5 s; q ends it" in text and "10.0" in text
     assert "vm-2 is not in these numbers: away" in text and "\x1b[2J" not in text
+
+
+async def test_q_ends_the_live_picture_and_the_terminal_is_as_it_was(monkeypatch):
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "rb", buffering=0) as terminal:
+        before = termios.tcgetattr(theirs)
+        monkeypatch.setattr("sys.stdin", terminal)
+        with pressed("q") as ended:
+            assert not termios.tcgetattr(theirs)[3] & termios.ECHO
+            os.write(ours, b"x")
+            await asyncio.sleep(0)
+            os.write(ours, b"q")
+            async with asyncio.timeout(5):
+                await ended.wait()
+        assert termios.tcgetattr(theirs) == before
+    os.close(ours)
 
 
 @pytest.mark.parametrize(

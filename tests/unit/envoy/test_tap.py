@@ -6,7 +6,7 @@ import asyncio
 import json
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl
 
 import grpc
@@ -29,6 +29,7 @@ SEEN = seen_of(
         "status": 200,
     }
 )
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 WEB, API = frozenset({"web"}), frozenset({"api"})
 
 
@@ -69,7 +70,7 @@ class Envoy:
 @asynccontextmanager
 async def tapping(envoy, directory):
     """A tap that runs; at the end it must leave nothing behind."""
-    tap = Tap(envoy, directory / "run" / "tap.sock")
+    tap = Tap(envoy, directory / "run" / "tap.sock", now=lambda: NOW)
     running = asyncio.create_task(tap.run())
     try:
         yield tap
@@ -87,7 +88,7 @@ async def until(condition):
             await asyncio.sleep(0)
 
 
-async def send(directory, *entries):
+async def send(directory, *entries, at=NOW):
     """Entries as Envoy sends them: the name comes with the first message alone."""
     async with grpc.aio.insecure_channel(f"unix:{directory}/run/tap.sock") as channel:
         call = channel.stream_unary(
@@ -99,7 +100,7 @@ async def send(directory, *entries):
         for path in entries:
             message = StreamAccessLogsMessage()
             entry = message.http_logs.log_entry.add()
-            entry.common_properties.start_time.FromDatetime(datetime(2026, 11, 21, tzinfo=UTC))
+            entry.common_properties.start_time.FromDatetime(at)
             entry.request.path = path
             entry.response.response_code.value = 200
             messages.append(message)
@@ -126,6 +127,12 @@ async def test_each_watcher_sees_what_it_asked_for_until_the_last_one_has_gone(t
             assert [seen.path for seen in await some.take(5)] == ["/v1/carts"]
             assert [seen.path for seen in await every.take(5)] == ["/v1/carts", "/other"]
         await until(lambda: set(envoy.overrides) == {"api"})
+
+
+async def test_what_waited_in_envoy_since_another_watched_is_not_shown(tmp_path):
+    async with tapping(Envoy(), tmp_path) as tap, tap.watch(Asked(API)) as watcher:
+        await send(tmp_path, "/stale", "/late", at=NOW - timedelta(seconds=1))
+        assert [seen.path for seen in await watcher.take(5)] == ["/late"]
 
 
 async def test_what_a_killed_agent_left_on_is_switched_off_by_the_next_one(tmp_path):
@@ -186,7 +193,7 @@ async def test_more_than_a_thousand_a_second_are_left_to_envoy(tmp_path):
 
 
 async def test_a_slow_watcher_has_the_newest_thousand_and_knows_how_many_it_missed():
-    watcher = Watcher(Asked(API))
+    watcher = Watcher(Asked(API), NOW)
     for number in range(1500):
         watcher.offer(replace(SEEN, duration_ms=number))
     assert watcher.missed == 500
