@@ -33,6 +33,7 @@ _ROWS = (
     ("flags", "flag_words"),
     ("details", "details"),
     ("failure", "failure"),
+    ("claimed", "claimed"),
     ("rule", "rule"),
     ("route", "route"),
     ("subset", "subset"),

@@ -30,7 +30,8 @@ class Seen:
     not; `source_id` and `destination_id` their SPIFFE IDs. `ticket` is what the caller got where this proxy answered, and
     `far_ticket` what came with the answer of another one. `reason` is a code of `model/reasons.py`, "" where nothing
     failed; `flags` are Envoy's, `flag_words` say them. `rule` is the id of the rule that let it in. `status` and the fields
-    of requests are 0 and "" for connections. `duration_ms` is -1 where nobody knows it.
+    of requests are 0 and "" for connections. `duration_ms` is -1 where nobody knows it. `claimed` is what a certificate says that
+    was not believed.
     """
 
     time: datetime
@@ -60,6 +61,8 @@ class Seen:
     request_id: str
     trace_id: str
     remote: str
+    server_name: str
+    claimed: str
 
     @property
     def http(self) -> bool:
@@ -161,7 +164,7 @@ def seen_of(event: dict[str, Any]) -> Seen:
         service=service,
         source=_service(source_id) if inward else service,
         source_id=source_id,
-        destination=service if inward else called or _service(destination_id),
+        destination=(service or _named(event)) if inward else called or _service(destination_id),
         destination_id=destination_id,
         method=_text(event, "method"),
         path=_text(event, "path"),
@@ -181,6 +184,8 @@ def seen_of(event: dict[str, Any]) -> Seen:
         request_id=_text(event, "request_id"),
         trace_id=_text(event, "trace_id"),
         remote=_text(event, "remote"),
+        server_name=_text(event, "server_name"),
+        claimed=_text(event, "claimed"),
     )
 
 
@@ -226,6 +231,12 @@ def _far(event: dict[str, Any]) -> str:
     """The ticket of another proxy's answer; this proxy's own is said twice."""
     far = _text(event, "far_ticket")
     return "" if far == _text(event, "ticket") else far
+
+
+def _named(event: dict[str, Any]) -> str:
+    """The service that the server name in TLS (`source.destination.domain`) asks for, of a connection that came to none."""
+    _, _, rest = _text(event, "server_name").partition(".")
+    return rest.partition(".")[0]
 
 
 def _service(uri: str) -> str:

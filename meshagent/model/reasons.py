@@ -44,7 +44,7 @@ class Reason:
 
 def _tls(code: str, words: str, next_step: str, *one_of: str) -> Reason:
     family = "" if code == "tls" else "tls"
-    return Reason(code, words, next_step, "caller", family, failure=tuple((_TLS, each) for each in one_of or ("",)))
+    return Reason(code, words, next_step, "both", family, failure=tuple((_TLS, each) for each in one_of or ("",)))
 
 
 REASONS: tuple[Reason, ...] = (
@@ -85,9 +85,16 @@ REASONS: tuple[Reason, ...] = (
     ),
     _tls(
         "tls-identity",
-        "who answered does not prove to be the service that was called",
-        "look at who listens at the instance's address: meshagent explain SOURCE DESTINATION lists the instances",
+        "one of the two sides does not prove to be the service that the other takes it for",
+        "look at who stands at the instance's address: meshagent explain SOURCE DESTINATION lists the instances",
         "SAN",
+    ),
+    _tls(
+        "tls-no-certificate",
+        "the caller showed no certificate",
+        "mTLS is for proxies: an app calls the upstream's port on its own host",
+        "PEER_DID_NOT_RETURN_A_CERTIFICATE",
+        "CERTIFICATE_REQUIRED",
     ),
     _tls(
         "tls-unknown-root",
@@ -140,6 +147,13 @@ REASONS: tuple[Reason, ...] = (
         family="timeout",
         flags=("SI",),
         details=("stream_idle_timeout", "idle_timeout"),
+    ),
+    Reason(
+        "no-service",
+        "no service here has the name that the caller's proxy asked for",
+        "meshagent services on this host; the caller's host may know an instance that is gone: meshagent status there",
+        "destination",
+        flags=("NR",),
     ),
     Reason(
         "no-route",

@@ -121,7 +121,7 @@ def handshakes(view: ProxyView, settings: Settings) -> Iterator[AccessLog]:
     failed = log.filter.or_filter.filters.add().extension_filter
     failed.name = "envoy.access_loggers.extension_filters.cel"
     pack(failed.typed_config, ExpressionFilter(expression="connection.transport_failure_reason != ''"))
-    told = {**_COMMON, **_TCP, "source": _PEER, "failure": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%"}
+    told = {**_COMMON, **_TCP, "claimed": _PEER, "failure": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%"}
     to_file(log, settings.access_log_path, AccessLogPolicy(), {**told, "service": "", "side": INBOUND})
     yield log
 

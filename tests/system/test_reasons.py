@@ -18,7 +18,7 @@ import pytest_asyncio
 from meshagent.model.service import Instance
 from meshagent.state.catalog import put_instance
 from tests.system.apps import Caller, HttpApp, TcpApp, get, raw
-from tests.system.forged import DOMAIN, Forger, uri
+from tests.system.forged import DOMAIN, Forger, Peer, uri
 from tests.system.live import KEYS, eventually, free_port, live_mesh
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -165,6 +165,24 @@ async def test_a_refused_connection_is_in_the_log_as_one(shop):
     line = (await seen(shop, destination="ledger", side="inbound"))[0]
     assert (line["reason"], line["source"], line["status"]) == ("intention", "web", 0)
     await eventually(lambda: any(event["service"] == "ledger" for event in shop.agent.events("request_refused")), 5)
+
+
+async def test_the_destination_logs_why_a_callers_tls_failed_and_believes_no_claim(shop):
+    honest = Forger(shop.mesh.directory, shop.mesh.directory / "ca")
+    strangers = {
+        "tls-no-certificate": (None, "payments"),
+        "tls-expired": (honest.sign(uri("web"), ends=timedelta(minutes=-5)), "payments"),
+        "tls-unknown-root": (Forger(shop.mesh.directory).service("web"), "payments"),
+        "tls-identity": (honest.service("orders"), "payments"),
+        "no-service": (honest.service("web"), "nobody"),
+    }
+    for identity, called in strangers.values():
+        answer = await Peer(shop.agent.inbound_port, identity, f"web.{called}.{DOMAIN}").get()
+        assert isinstance(answer, str), answer
+    for code, (_, called) in strangers.items():
+        line = (await seen(shop, side="inbound", reason=code))[0]
+        assert (line["source"], line["source_id"], line["destination"]) == ("", "", called)
+    assert (await seen(shop, reason="tls-identity", side="inbound"))[0]["claimed"].endswith("/svc/orders")
 
 
 async def test_a_ticket_leads_to_the_line_of_policy_and_to_the_command_that_allows_that_call(shop):

@@ -57,6 +57,19 @@ def test_a_callers_line_names_what_it_called():
     assert seen.flags == ("UF", "URX") and all(len(words) > 5 for words in seen.flag_words)
 
 
+def test_what_a_stranger_claims_is_not_who_calls():
+    stranger = {"side": "inbound", "service": "", "source": None, "status": None, "method": None, "destination": None}
+    stranger |= {
+        "claimed": "spiffe://mesh.internal/svc/web",
+        "server_name": "web.payments.mesh.internal",
+        "details": None,
+    }
+    seen = seen_of({**REFUSED, **stranger, "failure": "TLS_error:|1:CERTIFICATE_VERIFY_FAILED:x"})
+    assert (seen.source, seen.source_id, seen.claimed) == ("", "", "spiffe://mesh.internal/svc/web")
+    assert (seen.destination, seen.reason, seen.http) == ("payments", "tls-unknown-root", False)
+    assert seen_of({**REFUSED, **stranger, "server_name": "nonsense"}).destination == ""
+
+
 def test_a_line_of_before_has_what_it_has():
     seen = seen_of({"time": "2026-11-21T12:00:00Z", "side": "inbound", "service": "payments", "status": 500})
     assert (seen.ticket, seen.source, seen.reason, seen.duration_ms) == ("", "", "failed", -1)

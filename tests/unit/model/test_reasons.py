@@ -29,6 +29,9 @@ TLS = "TLS_error:|268435581:SSL_routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAI
         ("outbound", 504, "UT", "response_timeout", "timeout"),
         ("outbound", 504, "SI", "stream_idle_timeout", "idle"),
         ("gateway", 404, "NR", "route_not_found", "no-route"),
+        ("inbound", 0, "NR", "", "no-service"),
+        ("inbound", 0, "NC", "", "intention"),
+        ("outbound", 0, "NC", "", "no-route"),
         ("inbound", 503, "UC", f"{RESET}{{connection_termination}}", "app-broke"),
         ("outbound", 503, "UC", f"{RESET}{{connection_termination}}", "broken"),
         ("inbound", 0, "DC", "downstream_remote_disconnect", "caller-left"),
@@ -62,6 +65,18 @@ def test_every_way_to_fail_has_its_code(side, status, flags, details, code):
 def test_a_failure_of_tls_says_which(failure, code):
     assert reason_of("outbound", 503, ["UF"], f"{RESET}{{remote_connection_failure|{failure}}}", failure) == code
     assert reason(code).header in ("tls", "connect")
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (f"{TLS}:verify_cert_failed:_cert_has_expired", "tls-expired"),
+        (f"{TLS}:verify_cert_failed:_SAN_matcher,_certificate_SANs_are_[x]", "tls-identity"),
+        ("TLS_error:|268435648:SSL_routines:OPENSSL_internal:PEER_DID_NOT_RETURN_A_CERTIFICATE", "tls-no-certificate"),
+    ],
+)
+def test_a_destination_tells_how_a_callers_tls_failed(failure, code):
+    assert reason_of("inbound", 0, [], "", failure) == code
 
 
 def test_what_another_proxy_said_of_its_refusal_counts_before_its_status():
