@@ -70,12 +70,6 @@ class Calls:
     def forget(self) -> None:
         self.answers = Counter()
 
-    @property
-    def share(self) -> float:
-        """Of v2, in percent of all that v1 and v2 answered."""
-        new, old = self.answers["v2"], self.answers["v1"]
-        return 100 * new / (new + old) if new + old else 0.0
-
 
 @asynccontextmanager
 async def calling(port, rate=300, batch=20):

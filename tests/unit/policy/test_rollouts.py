@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshagent.model.mesh import Mesh
-from meshagent.model.rollout import Progress, Rollout
+from meshagent.model.rollout import Progress, Rollout, percent_of
 from meshagent.model.route import MAX_WEIGHT, Route
 from meshagent.model.service import Service, ServiceDefinition
 from meshagent.model.world import Local, Origin, Stated, World
@@ -80,6 +80,25 @@ def test_the_share_of_the_new_subset_is_the_one_that_the_step_says(held, new):
 def test_what_the_operator_says_counts_for_more_than_what_hosts_wrote(state, new):
     found = shares(world(held=progress(1), wanted=rollout(state=state)))
     assert found.get("v2", 0) == new
+
+
+@given(
+    st.builds(
+        Progress,
+        run=st.sampled_from([rollout().run, rollout(id="other").run, ""]),
+        turn=st.integers(1, 2**40),
+        phase=st.sampled_from(["running", "rolled_back", "done"]),
+        step=st.integers(0, 31),
+        since=st.datetimes(timezones=st.just(UTC)),
+        host=st.just("vm-9"),
+    ),
+    st.sampled_from(["running", "paused", "aborted", "promoted"]),
+)
+def test_attack_whatever_a_host_writes_only_a_share_that_the_document_allows_can_come_of_it(forged, state):
+    wanted = rollout(steps=[10, 40, 100], state=state)
+    found = percent_of(wanted, forged)
+    assert found in (0, 10, 40, 100)
+    assert found == {"aborted": 0, "promoted": 100}.get(state, found)
 
 
 def test_callers_hear_of_it_without_a_route_and_the_rule_says_where_it_is_from():
