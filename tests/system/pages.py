@@ -70,6 +70,7 @@ async def enter(page: Page, ui: Served) -> None:
 async def paint(page: Page, ui: Served) -> float:
     """How long after its address was gone to the page shows first words, in milliseconds: the best of three."""
     found = []
+    await page.goto(f"{ui.base}#/topology")
     for _ in range(3):
         await page.send("Network.clearBrowserCache")
         await page.send("Page.reload", ignoreCache=True)

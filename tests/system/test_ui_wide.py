@@ -9,7 +9,7 @@ from tests.system.wide import widen
 
 FIRST_PAINT = 1000.0  # milliseconds
 DRAWN = 500.0  # milliseconds: alone it takes 40
-LARGE = ("topology", "intentions", "services")
+LARGE = ("topology", "intentions")
 
 
 async def test_200_services_are_drawn_at_once_on_every_page():

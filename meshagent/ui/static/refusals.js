@@ -125,6 +125,7 @@ function details(row, reasons) {
         ),
       ],
       ["ticket", h("span", { class: "mono" }, row.ticket || row.far_ticket || "–")],
+      ["more", row.ticket ? h("span", { class: "mono" }, `meshagent explain ${row.ticket}`) : "–"],
       ["in Envoy's words", [...row.flag_words, row.details].filter(Boolean).join("; ") || "–"],
       ["rule", h("span", { class: "mono" }, row.rule || "–")],
       ["caller proved", row.source_id || "nothing"],
