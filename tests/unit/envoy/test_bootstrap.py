@@ -137,3 +137,15 @@ def test_no_more_connections_are_taken_than_there_are_files_for(
     wanted: int, open_files: int | None, allowed: int
 ) -> None:
     assert connections_allowed(wanted, open_files) == allowed
+
+
+def test_what_waits_for_an_agent_that_does_not_read_is_bounded_and_counted() -> None:
+    clusters = {each["name"]: each for each in read()["static_resources"]["clusters"]}
+    (options,) = clusters["tap"]["typed_extension_protocol_options"].values()
+    windows = options["explicit_http_config"]["http2_protocol_options"]
+    assert max(*windows.values(), clusters["tap"]["per_connection_buffer_limit_bytes"]) == 256 << 10
+    assert len(windows) == 2
+    address = clusters["tap"]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]
+    assert address == {"pipe": {"path": str(SETTINGS.tap_socket)}} and SETTINGS.tap_socket == Path("/run/mesh/tap.sock")
+    assert any(re.fullmatch(pattern, "access_logs.grpc_access_log.logs_dropped") for pattern in _STATS)
+    assert read()["layered_runtime"]["layers"][-1] == {"name": "admin", "admin_layer": {}}
