@@ -19,6 +19,7 @@ from meshagent.translate.connection import egress_manager
 from meshagent.translate.external import external_name, passed_name
 from meshagent.translate.local import local_listener
 from meshagent.translate.rbac import caller_config, rules_by_ecds
+from meshagent.translate.replies import REFUSED, TICKET_HEADER
 from meshagent.translate.retries import UNREACHED, safe_retries
 from meshagent.translate.settings import Settings, pack
 from meshagent.translate.tcp import NOWHERE, tcp_forward
@@ -96,7 +97,7 @@ def _line(egress: Egress, view: ProxyView) -> Line:
 
 def _route_outside(routes: RouteConfiguration, egress: Egress) -> None:
     routes.name = f"{egress.source}/{egress.upstream}"
-    routes.response_headers_to_remove.extend((UNREACHED, "x-mesh-refused"))  # nobody outside speaks for the mesh
+    routes.response_headers_to_remove.extend((UNREACHED, REFUSED, TICKET_HEADER))  # nobody outside speaks for the mesh
     routes.request_headers_to_remove.append("x-forwarded-proto")  # how the app speaks to its own proxy
     host = routes.virtual_hosts.add(name=egress.upstream, domains=["*"])
     route = host.routes.add()

@@ -53,14 +53,14 @@ async def shop():
                 source = {"name": "web", "action": "allow"}
                 documents.append({"kind": "intention", "name": name, "sources": [source]})
             await mesh.applied(await mesh.apply(*documents))
-            yield SimpleNamespace(mesh=mesh, agent=agent, local=local, received=received)
+            yield SimpleNamespace(mesh=mesh, agent=agent, local=local, received=received, collector=collector)
 
 
 async def test_the_classic_format_is_rendered_as_envoy_does(shop):
     assert (await get(shop.local["payments"], "/reports?page=2")).status == 200
     file = shop.agent.directory / "data" / "requests.log"
     await eventually(lambda: file.read_text().count('"GET /reports?page=2 HTTP/') == 2, 5, file.read_text())
-    out, into = (line for line in file.read_text().splitlines() if "/reports" in line)
+    out, into = (line for line in file.read_text().splitlines() if "/reports?page=2" in line)
     if "web.payments" in out:
         out, into = into, out
     begins = (
@@ -108,6 +108,15 @@ async def test_what_failed_is_in_the_agents_own_log_all_the_same_and_nothing_els
     await eventually(lambda: shop.agent.call("GET", f"/v1/requests?ticket={ticket}")["requests"], 5)
     assert all(each["reason"] for each in shop.agent.call("GET", "/v1/requests")["requests"])
     await shop.mesh.applied(await shop.mesh.intend("audit", web="allow"))
+
+
+async def test_without_a_collector_logs_that_ask_for_one_hold_up_nothing(shop):
+    """No command lets it come so far."""
+    await shop.mesh.applied(await shop.mesh.apply({"kind": "mesh", "name": "mesh"}))
+    assert shop.agent.status()["rejected"] == {}
+    assert (await get(shop.local["audit"], "/alone")).status == 200
+    tracing = {"otlp": shop.collector, "sampling": 0}
+    await shop.mesh.applied(await shop.mesh.apply({"kind": "mesh", "name": "mesh", "tracing": tracing}))
 
 
 async def test_envoy_takes_every_operator_that_a_document_may_use():
