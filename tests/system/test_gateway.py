@@ -230,6 +230,37 @@ async def test_http_3_has_the_same_routes_certificates_rules_and_bounds(fronted)
     assert 0 < answered.count("200") <= 8 and sum(isinstance(each, TimeoutError) for each in answered) >= 4
 
 
+async def test_what_no_route_names_gets_nothing_however_it_is_asked_for(fronted):
+    mesh, agent, front, (web, api) = fronted
+    only = {"hosts": ["only.example.org"], "path_prefix": "/v1", "service": "web"}
+    await mesh.applied(await mesh.apply(front.document(only)))
+    assert (await front.get("only.example.org", "/v1/x")).headers["x-app"] == "web"
+    before = len(web.seen) + len(api.seen)
+    refused = [("only.example.org", path) for path in ("/", "/v10", "/v1/../x", "/V1")]
+    refused += [
+        (host, "/") for host in ("else.example.org", "example.org", "a.shop.example.org", "shop.example.org.evil")
+    ]
+    async with http3(front.tls_port, "shop.example.org") as client:
+        for host, path in refused:
+            assert (await front.get(host, path)).status == 404
+            assert (await client.get(host, path))[0][":status"] == "404"
+            asked = f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode()
+            assert b" 404 " in (await raw(front.plain_port, asked)).partition(b"\r\n")[0]
+    assert (await front.get_by_http2("else.example.org"))[0] == "404"
+    # what speaks of no host, asks for a proxy, or speaks the wrong protocol for the port
+    for asked in (
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"CONNECT shop.example.org:443 HTTP/1.1\r\nhost: shop.example.org\r\n\r\n",
+    ):
+        answer = await raw(front.plain_port, asked)
+        assert not answer or answer.split()[1][:1] == b"4", answer
+    assert await raw(front.tls_port, b"GET / HTTP/1.1\r\nhost: shop.example.org\r\n\r\n") == b""
+    with pytest.raises((ssl.SSLError, OSError)):
+        await asyncio.open_connection("127.0.0.1", front.plain_port, ssl=ssl._create_unverified_context())
+    assert len(web.seen) + len(api.seen) == before
+
+
 async def test_certificates_are_chosen_by_name_and_taken_up_when_they_are_replaced(fronted):
     _, agent, front, _ = fronted
     shop, pay = front.certify("shop.example.org"), front.certify("pay.example.org")
