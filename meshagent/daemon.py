@@ -129,7 +129,7 @@ class Daemon:
             self.store, self.keys, self._last_good, self._world_changed, _now, self._trust, config.host.address
         )
         self.operations = self._joined(watching)
-        self._observations = Observations(data, _now, self._edges, self.operations)
+        self._observations = Observations(data, _now, self._edges, self.operations, self.envoy.admin)
 
     def _supervised(self, settings: BootstrapSettings) -> EnvoyProcess:
         told = self._config.envoy

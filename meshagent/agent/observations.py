@@ -15,11 +15,13 @@ import structlog
 from pydantic import ValidationError
 
 from meshagent.agent.operations import Operations
+from meshagent.envoy.admin import AdminClient
 from meshagent.envoy.requests import seen_of
 from meshagent.errors import MeshError
 from meshagent.model.names import Model
-from meshagent.model.observed import CallKey
+from meshagent.model.observed import LOGGED_PERCENT, CallKey
 from meshagent.policy.patterns import merged, pattern_of
+from meshagent.policy.sampling import ALL, next_percent
 from meshagent.private import read_private, write_private
 from meshagent.state.records import ObservedRecord
 
@@ -28,6 +30,7 @@ MOST = 400  # rows of a report, about 50 kB
 _MOST_OF_A_PAIR = 64
 _KEPT = timedelta(days=7)
 _SOON, _LATER, _SELDOM = 5.0, 60.0, 3600.0  # seconds
+_MOST_LINES = 1000  # in a look
 _LOOKS = round(_LATER / _SOON)
 _CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 Rows = tuple[ObservedRecord, ...]
@@ -42,12 +45,17 @@ class Observations:
         clock: Callable[[], datetime],
         edges: Callable[[], Awaitable[Iterable[Mapping[str, Any]]]],
         operations: Operations,
+        admin: AdminClient,
     ) -> None:
         self.told: Rows = ()
         self._path = directory / "observed.json"
         self._clock = clock
         self._edges = edges
         self._operations = operations
+        self._admin = admin
+        self._lines = 0
+        self._percent = ALL  # of how many doubted requests in a hundred there is a line
+        self._said = 0  # what Envoy was told of that by this agent; 0: nothing yet
         self._rows: dict[CallKey, ObservedRecord] = {}
         self._counted: dict[CallKey, int] = {}  # at the last reading of Envoy's numbers
         self._refreshed: datetime | None = None
@@ -72,7 +80,9 @@ class Observations:
             return
         if seen.reason == "intention" or not seen.destination:
             return
-        self._add(CallKey(seen.source, seen.destination, seen.method, pattern_of(seen.path)), 1, seen.ended)
+        self._lines += 1
+        key = CallKey(seen.source, seen.destination, seen.method, pattern_of(seen.path))
+        self._add(key, ALL // self._percent, seen.ended)
 
     def count(self, edges: Iterable[Mapping[str, Any]]) -> None:
         """The numbers of /v1/traffic. What grew since the last reading was called meanwhile, by services of this host."""
@@ -92,11 +102,12 @@ class Observations:
                 self._add(key, grown if key in self._rows else max(grown, 1), now)
 
     async def run(self) -> Never:
-        """Read Envoy's numbers and tell what is seen, for ever."""
+        """Read Envoy's numbers, tell what is seen, and have no more logged than can be read, for ever."""
         looks = 0
         while True:
             await asyncio.sleep(_SOON)
             looks += 1
+            await self._share()
             if not self._in_shadow and looks % _LOOKS:
                 continue
             try:
@@ -104,6 +115,21 @@ class Observations:
             except MeshError as error:
                 _log.debug("observations_not_counted", problem=error.message)
             self.refresh()
+
+    async def _share(self) -> None:
+        """Have Envoy log as many of the doubted requests as this host can well read."""
+        self._percent = next_percent(self._percent, self._lines, _MOST_LINES)
+        self._lines = 0
+        if self._percent == self._said:
+            return
+        try:
+            await self._admin.post(f"/runtime_modify?{LOGGED_PERCENT}={self._percent}")
+        except MeshError as error:
+            _log.debug("observations_not_sampled", problem=error.message)
+            return
+        if self._said or self._percent != ALL:
+            _log.info("observations_sampled", percent=self._percent)
+        self._said = self._percent
 
     def refresh(self) -> None:
         """Tell what is seen, when something in it is new or old enough."""

@@ -153,6 +153,11 @@ async def test_a_shadow_deny_counts_logs_and_refuses_nothing_and_an_enforced_one
     told = [(each["method"], each["shadow"], each["status"]) for each in lines(log, "/pay")]
     assert told == [("POST", "denied", 200)]
     assert shadow_denied(there) - before == 1
+    for percent, path in ((0, "/unlogged"), (100, "/logged")):
+        there.mesh.agents[1].admin(f"/runtime_modify?meshagent.shadow_log_percent={percent}", "POST")
+        assert (await get(there.ports["web", "payments"], path, "POST")).status == 200
+    await eventually(lambda: lines(log, "/logged"), 15)
+    assert not lines(log, "/unlogged")
 
 
 def shadow_denied(there):

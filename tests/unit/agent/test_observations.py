@@ -21,7 +21,7 @@ class Place:
 
     def __init__(self, directory, default="shadow-deny"):
         self.now = START
-        self.told = []
+        self.told, self.asked = [], []
         self.world = World(1, Mesh(default_action=default))
         self.path = directory / "observed.json"
         self.seen = self.again()
@@ -30,11 +30,15 @@ class Place:
         """What the next agent on this host begins with."""
         operations = SimpleNamespace(converger=SimpleNamespace(world=self.world), observed=())
         operations.report = lambda urgent: self.told.append(operations.observed)
-        made = Observations(self.path.parent, lambda: self.now, self.edges, operations)
+        made = Observations(self.path.parent, lambda: self.now, self.edges, operations, self)
         made.load()
         if operations.observed:
             self.told.append(operations.observed)
         return made
+
+    async def post(self, path):
+        """As Envoy's admin interface does."""
+        self.asked.append(path)
 
     async def edges(self):
         return []
@@ -102,6 +106,22 @@ def test_pairs_are_what_grew_since_the_last_reading_also_after_a_new_envoy(place
     place.seen.count([edge(8)])
     place.seen.count([edge(1)])
     assert place.later(61)[CallKey("web", "pay")] == 9
+
+
+async def test_of_a_flood_as_much_is_logged_as_can_be_read_and_the_numbers_are_those_of_all(place, monkeypatch):
+    looks = iter([0, 4000, 1000, 1000, 10, 10])
+
+    async def look(_):
+        place.seen.refresh()
+        for _ in range(next(looks)):
+            place.seen.take(line())
+
+    monkeypatch.setattr("meshagent.agent.observations.asyncio.sleep", look)
+    with pytest.raises(RuntimeError):  # the looks are over
+        await place.seen.run()
+    share = "/runtime_modify?meshagent.shadow_log_percent="
+    assert place.asked == [f"{share}100", f"{share}25", f"{share}100"]
+    assert place.later(61) == {CallKey("web", "pay", "GET", "/orders/*"): 4000 + 4 * (1000 + 1000 + 10) + 10}
 
 
 def test_what_others_call_here_is_their_hosts_to_tell(place):
