@@ -1,12 +1,14 @@
 """What Envoy counted at the instances of this host, as what became of requests since a moment. Pure.
 
 A request is counted where it is answered, so by whoever it was made and through whichever gateway it came. It failed where
-the answer was 5xx, or where there was none: the caller gave up first, or the instance went away.
+the answer was 5xx, or where there was none: the caller gave up first, or the instance went away. What an intention refused
+does not count: no instance was asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from meshagent.envoy.counts import Counts as Told
 from meshagent.model.rollout import Bucket, Counts
@@ -17,71 +19,89 @@ Place = tuple[str, str]  # service, instance
 def pattern_of(services: Iterable[str]) -> str:
     """What to ask Envoy's admin interface for."""
     names = "|".join(sorted(services))
-    return rf"^http\.in\.({names})(\.[^./]+)?(/[^.]+)?\.downstream_rq_(total|active|completed|5xx|time)$"
+    counted_ = r"(downstream_rq_(total|active|completed|5xx|time)|rbac\.denied)"
+    return rf"^http\.in\.({names})(\.[^./]+)?(/[^.]+)?\.{counted_}$"
 
 
-def counted(told: Told, place: Place) -> Counts:
-    """The requests of one instance since Envoy began, from whichever caller."""
-    heads = tuple(sorted(_heads(told, place)))
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What became of the requests of one instance since Envoy began; `begun` of them, which never falls while it runs."""
 
-    def number(name: str) -> int:
-        return sum(told.of(f"{head}.downstream_rq_{name}") for head in heads)
+    begun: int = 0
+    counts: Counts = field(default=Counts())
 
-    answered = number("completed")
-    unanswered = max(0, number("total") - number("active") - answered)
-    times: dict[float, int] = {}
+
+def counted(told: Told, place: Place) -> Reading:
+    """The requests of one instance, from whichever caller."""
+    heads = sorted(_heads(told, place))
+    found = Counts()
     for head in heads:
-        before = 0
-        for upto, until in told.buckets.get(f"{head}.downstream_rq_time", ()):
-            times[upto] = times.get(upto, 0) + until - before
-            before = until
-    buckets = tuple(Bucket(upto=upto, count=max(0, count)) for upto, count in sorted(times.items()))
-    return Counts(requests=answered + unanswered, failed=number("5xx") + unanswered, times=buckets)
+        found = found.plus(_of_head(told, head))
+    return Reading(sum(told.of(f"{head}.downstream_rq_total") for head in heads), found)
+
+
+def _of_head(told: Told, head: str) -> Counts:
+    """The requests of one caller, or of all that have no chain of their own. Where all were refused there are none."""
+    completed, refused = told.of(f"{head}.downstream_rq_completed"), told.of(f"{head}.rbac.denied")
+    unanswered = max(0, told.of(f"{head}.downstream_rq_total") - told.of(f"{head}.downstream_rq_active") - completed)
+    requests, times, before = max(0, completed - refused) + unanswered, [], 0
+    for upto, until in told.buckets.get(f"{head}.downstream_rq_time", ()) if requests else ():
+        times.append(Bucket(upto=upto, count=max(0, until - before)))
+        before = until
+    failed = min(told.of(f"{head}.downstream_rq_5xx") + unanswered, requests)
+    return Counts(requests=requests, failed=failed, times=tuple(times))
 
 
 def _heads(told: Told, place: Place) -> set[str]:
     """The prefixes under which an instance is counted: each caller that has a chain of its own has one of its own."""
     service, instance = place
     own = f"http.in.{service}" + ("" if instance == service else f".{instance}")
-    names = (name.rpartition(".")[0] for name in (*told.values, *told.buckets))
+    ends = (".downstream_rq_total", ".downstream_rq_completed")
+    names = (name.removesuffix(end) for name in told.values for end in ends if name.endswith(end))
     return {name for name in names if name == own or name.startswith(f"{own}/")}
 
 
 def since(before: Counts, now: Counts) -> Counts:
-    """What came between; all of `now` where Envoy counts anew."""
+    """What came between. Envoy's counters are not read at one moment, so a difference may be a little below nothing."""
     held = {bucket.upto: bucket.count for bucket in before.times}
-    times = {bucket.upto: bucket.count - held.get(bucket.upto, 0) for bucket in now.times}
-    if now.requests < before.requests or now.failed < before.failed or any(count < 0 for count in times.values()):
-        return now
     return Counts(
-        requests=now.requests - before.requests,
-        failed=now.failed - before.failed,
-        times=tuple(Bucket(upto=upto, count=count) for upto, count in times.items()),
+        requests=max(0, now.requests - before.requests),
+        failed=max(0, now.failed - before.failed),
+        times=tuple(Bucket(upto=each.upto, count=max(0, each.count - held.get(each.upto, 0))) for each in now.times),
     )
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Of one instance: the last reading, where counting began in this Envoy, and what came under earlier ones."""
+
+    last: Reading
+    base: Counts
+    earlier: Counts = field(default=Counts())
 
 
 class Tally:
     """Adds up what came to each instance, also over a restart of Envoy, until it is begun anew."""
 
     def __init__(self) -> None:
-        self._last: dict[Place, Counts] = {}
-        self._sums: dict[Place, Counts] = {}
+        self._sums: dict[Place, _Sum] = {}
 
     def begin(self) -> None:
-        """Forget the sums: what comes from now on counts."""
-        self._sums = {}
+        """Forget what came: what comes from now on counts."""
+        self._sums = {place: _Sum(held.last, held.last.counts) for place, held in self._sums.items()}
 
-    def add(self, now: Mapping[Place, Counts]) -> None:
+    def add(self, now: Mapping[Place, Reading]) -> None:
         """Take in what each instance stands at. The first look at one is where its counting begins."""
-        for place, counts in now.items():
-            if place in self._last:
-                news = since(self._last[place], counts)
-                self._sums[place] = self._sums.get(place, Counts()).plus(news)
-            self._last[place] = counts
+        for place, reading in now.items():
+            held = self._sums.setdefault(place, _Sum(reading, reading.counts))
+            if reading.begun < held.last.begun:  # another Envoy counts
+                held.earlier, held.base = held.earlier.plus(since(held.base, held.last.counts)), Counts()
+            held.last = reading
 
     def of(self, places: Iterable[Place]) -> Counts:
         """The sum over some instances."""
         found = Counts()
         for place in places:
-            found = found.plus(self._sums.get(place, Counts()))
+            if held := self._sums.get(place):
+                found = found.plus(held.earlier).plus(since(held.base, held.last.counts))
         return found

@@ -249,7 +249,7 @@ class Rollouts:
             if found
         }
         run, turn = judged.turn
-        return MeasuredRecord(run=run, turn=max(turn, 1), serving=serving, counts=counts)
+        return MeasuredRecord(run=run, turn=turn, serving=serving, counts=counts)
 
     async def _tell(self, service: str, judged: _Judged, own: MeasuredRecord) -> None:
         lease = self._lease()
