@@ -20,8 +20,8 @@ _HEADERS = {"Content-Type": "application/x-ndjson"}
 async def watch(request: web.Request, operations: Operations, tap: Tap) -> web.StreamResponse:
     """Answer once Envoy sends its requests: a line for each, as GET /v1/requests has them, and `{"missed": N}` for N more.
 
-    Query: `service`, and the fields of `Asked` and `Wanted`. Ends with the caller, or with the agent. Raises UsageProblem,
-    NotFound and EnvoyFailed.
+    Query: `service`, and the fields of `Asked` and `Wanted`. Ends with the caller, with the agent, or with the service
+    that was asked for. Raises UsageProblem, NotFound and EnvoyFailed.
     """
     async with tap.watch(asked(request.query, services_here(operations))) as watcher:
         response = web.StreamResponse(headers=_HEADERS)
@@ -29,7 +29,8 @@ async def watch(request: web.Request, operations: Operations, tap: Tap) -> web.S
         try:
             while not watcher.ended and request.transport is not None and not request.transport.is_closing():
                 await _tell(response, watcher)
-        except ConnectionError:  # the caller has gone
+                watcher.asked = asked(request.query, services_here(operations))  # services come and go
+        except (ConnectionError, NotFound):  # the caller has gone, or the service
             pass
         return response
 

@@ -55,7 +55,7 @@ async def tap(session: Session, /, service: str | None, count: int | None, faile
             left = left - 1 if left else None
             if left == 0:
                 return 0
-    raise AgentUnreachable("the agent ended, and with it what it told", next_step="meshagent status")
+    raise AgentUnreachable("the agent ended, or the service went away from it", next_step="meshagent status")
 
 
 def line(seen: Data) -> str:

@@ -208,6 +208,16 @@ async def until_missed(requests):
             return
 
 
+async def test_a_service_that_comes_while_all_are_watched_is_watched_too(shop):
+    _, agent = shop
+    async with AgentClient(agent.api).tap() as requests:
+        await agent.up(name="late", port=free_port(), protocol="http")
+        await eventually(lambda: "late" in switched_on(agent), 5)
+        await agent.down("late")
+        await eventually(lambda: "late" not in switched_on(agent), 5)
+        assert requests
+
+
 async def test_a_service_that_runs_elsewhere_is_not_watched_here(shop):
     _, agent = shop
     with pytest.raises(NotFound, match="no proxy of ghosts runs on this host"):
