@@ -40,17 +40,21 @@ async def run() -> dict:
     for tool in ("wrk", "nginx", "taskset", "haproxy"):
         if not shutil.which(tool):
             sys.exit(f"{tool} is needed: apt-get install {'util-linux' if tool == 'taskset' else tool}")
-    async with live_mesh() as mesh:
+    async with live_mesh() as mesh, live_mesh() as unseen:
         backend = free_port()
         agent = await mesh.agent()
+        blind = await unseen.agent("blind", within=(sys.executable, "-m", "bench.blind"))
         with nginx(mesh.directory, backend):
             web, tcp, carried = await _generated(mesh, agent, backend)
+            await unseen.apply({"kind": "mesh", "access_log": {"only": "none"}})
+            uncounted, _, _ = await _generated(unseen, blind, backend)
             kinds = ("lean", "lean", "defaults", "kuma", "consul", "istio")
             with rivals(mesh.directory, backend, kinds) as found, haproxies(mesh.directory, backend) as others:
                 lean, control, defaults, kuma, consul, istio = found
                 ours = agent.envoy_pid()
                 pin(ours)
-                for port in (web, tcp, carried, *(port for _, port in (*found, *others))):
+                pin(blind.envoy_pid())
+                for port in (web, tcp, carried, uncounted, *(port for _, port in (*found, *others))):
                     assert (await get(port)).status == 200
                 pairs = {
                     "A/A control: lean H2 / lean H2": (control, lean),
@@ -63,6 +67,10 @@ async def run() -> dict:
                     "generated L4 / hand-written lean H2": ((ours, tcp), lean),
                     "generated data_path l4 / hand-written lean H2": ((ours, carried), lean),
                     "generated L4 / HAProxy tcp": ((ours, tcp), others[1]),
+                    "generated L7 / the same without statistics and logs": (
+                        (ours, web),
+                        (blind.envoy_pid(), uncounted),
+                    ),
                 }
                 return {name: await _ratio(name, *pair) for name, pair in pairs.items()}
 

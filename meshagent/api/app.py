@@ -27,7 +27,9 @@ from meshagent.model.service import ServiceDefinition
 
 _BODY_LIMIT = 1 << 20  # bytes
 _DEFAULT_WAIT = 10.0  # seconds
-_PAGE_SECONDS = 2.0  # for Envoy: one that hangs must not hide what the agent knows, and Prometheus waits 10 s by default
+_PAGE_SECONDS = (
+    2.0  # for Envoy: one that hangs must not hide what the agent knows, and Prometheus waits 10 s by default
+)
 _STATUS: dict[type[MeshError], int] = {InvalidDocument: 422, UsageProblem: 400, NotFound: 404, PortInUse: 409}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -134,7 +136,7 @@ class Api:
                 counted = await read_traffic(self._operations, self._envoy)
                 limits = await upstream_limits(self._operations, self._envoy)
         status = agent_status(self._operations, self._envoy, self._facts) | {"limits": limits}
-        page = metrics_text(status, counted, self._edges)
+        page = await asyncio.to_thread(metrics_text, status, counted, self._edges)
         return web.Response(body=page, content_type="text/plain")
 
     async def _whole(self) -> dict[str, Any]:

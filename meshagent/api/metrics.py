@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from meshagent.api.series import traffic_series
+from meshagent.api.series import traffic_text
 
 
 def metrics_text(status: dict[str, Any], traffic: Mapping[str, Any] | None = None, most: int = 0) -> bytes:
@@ -22,18 +22,17 @@ def metrics_text(status: dict[str, Any], traffic: Mapping[str, Any] | None = Non
     `most`: how many edges of the traffic are told apart.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Page(status, traffic, most))
-    return generate_latest(registry)
+    registry.register(_Page(status))
+    page: bytes = generate_latest(registry)
+    return page if traffic is None else page + traffic_text(traffic, most).encode()
 
 
 class _Page(Collector):
-    def __init__(self, status: dict[str, Any], traffic: Mapping[str, Any] | None, most: int) -> None:
-        self._status, self._traffic, self._most = status, traffic, most
+    def __init__(self, status: dict[str, Any]) -> None:
+        self._status = status
 
     def collect(self) -> Iterator[Metric]:
         yield from _agent(self._status)
-        if self._traffic is not None:
-            yield from traffic_series(self._traffic, self._most)
 
 
 def _agent(status: dict[str, Any]) -> Iterator[Metric]:

@@ -16,6 +16,7 @@ source to the destination. `latency_ms` is cumulative, and up to 5 s older than 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -92,7 +93,7 @@ async def read_traffic(operations: Operations, envoy: EnvoyProcess) -> dict[str,
     """GET /v1/traffic. Raises EnvoyFailed when Envoy does not answer."""
     view, since = operations.converger.view, started_at(envoy.pid) if envoy.pid else None
     counts = await envoy.admin.counts(_WANTED) if view else Counts({}, {})
-    return traffic(view, counts, subsets_here(operations), since)
+    return await asyncio.to_thread(traffic, view, counts, subsets_here(operations), since)
 
 
 def subsets_here(operations: Operations) -> dict[Place, tuple[str, ...]]:

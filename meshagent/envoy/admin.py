@@ -52,7 +52,8 @@ class AdminClient:
     async def counts(self, pattern: str) -> Counts:
         """The same, with the distributions whose names match."""
         asked = f"/stats?histogram_buckets=cumulative&filter={quote(pattern, safe='')}"
-        return parse_counts((await self.get(asked)).decode())
+        told = (await self.get(asked)).decode()
+        return await asyncio.to_thread(parse_counts, told)  # a thousand upstreams are 1.4 MB and 60 ms
 
     async def server_info(self) -> dict[str, Any]:
         """Version, state, uptime and options."""
