@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from meshagent.model.virtual import virtual_addresses
 from tests.system.live import Agent, LiveMesh, live_mesh
@@ -91,11 +93,12 @@ class Captured:
         """One request as an app makes it; the status is the last line."""
         return await self.run(host, "curl", "-sS", "-g", "-m", "5", "-w", "\n%{http_code}", *more, url, user=user)
 
-    async def call(self, service: str, user: int, *, ipv6: bool = False, port: int = 80) -> Answer:
-        """http://SERVICE.mesh/ from host a, with the name resolved as the mesh's DNS would."""
+    async def call(self, service: str, user: int, *, ipv6: bool = False, port: int = 80, known: bool = False) -> Answer:
+        """http://SERVICE.mesh/ from host a, whose resolver is its agent. `known`: the address was found before."""
         address = virtual(service, ipv6=ipv6)
         resolve = f"{service}.mesh:{port}:{f'[{address}]' if ipv6 else address}"
-        return await self.curl("a", user, f"http://{service}.mesh:{port}/", "--resolve", resolve)
+        how = ("--resolve", resolve) if known else ("-6" if ipv6 else "-4",)
+        return await self.curl("a", user, f"http://{service}.mesh{'' if port == 80 else f':{port}'}/", *how)
 
     async def python(self, host: str, user: int, program: str, *words: object) -> Answer:
         """A small program of an app."""
@@ -143,7 +146,9 @@ async def captured_mesh():
     async with AsyncExitStack() as stack:
         mesh = await stack.enter_async_context(live_mesh())
         made = await stack.enter_async_context(hosts("a", "b"))
+        stack.enter_context(_names())
         for name in ("a", "b"):
+            stack.enter_context(_resolver(made.namespace(name)))
             ip("-n", made.namespace(name), "addr", "add", f"fd77::{name}/64", "dev", "eth0", "nodad")
             app = await stack.enter_async_context(_app(made, name))
             assert await app.stdout.readline() == b"ready\n"
@@ -157,15 +162,39 @@ async def captured_mesh():
         yield world
 
 
+@contextmanager
+def _names():
+    """Every agent answers the mesh's names on its own host, where resolvers ask."""
+    os.environ["MESHAGENT_DNS"] = "127.0.0.1:53"
+    try:
+        yield
+    finally:
+        del os.environ["MESHAGENT_DNS"]
+
+
+@contextmanager
+def _resolver(namespace: str):
+    """The resolv.conf of all that is run there."""
+    directory = Path("/etc/netns") / namespace
+    directory.mkdir(parents=True)
+    try:
+        (directory / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:2 attempts:1\n")
+        yield
+    finally:
+        shutil.rmtree(directory)
+
+
 async def _services(world: Captured) -> None:
     for name, port, protocol in (("api", APP, "http"), ("ledger", LEDGER, "tcp")):
         await world.b.up(name=name, port=port, protocol=protocol, capture={"user": API + port})
-    calls = [{"service": "api"}, {"service": "ledger"}, {"service": "outside"}]
+    await world.b.up(name="stock", port=OTHER, protocol="http")
+    calls = [{"service": name} for name in ("api", "ledger", "outside", "stock")]
     await world.a.up(name="web", port=APP, protocol="http", upstreams=calls, capture={"user": WEB})
     await world.a.up(
         name="batch", port=OTHER, protocol="http", upstreams=calls, capture={"user": BATCH, "inbound": "open"}
     )
     await world.mesh.intend("api", web="allow")
+    await world.mesh.intend("stock", web="allow")
     await world.mesh.applied(await world.mesh.intend("ledger", web="allow"))
 
 

@@ -63,6 +63,21 @@ async def test_an_app_that_knows_nothing_calls_a_name_and_lands_by_mtls_as_the_s
         assert "URI=spiffe://mesh.internal/svc/web" in answer.said
 
 
+async def test_services_of_one_host_are_told_apart_by_their_names_alone(world):
+    for name in ("api", "stock"):
+        for ipv6 in (False, True):
+            answer = await world.call(name, WEB, ipv6=ipv6)
+            assert answer.said.startswith(f"b {name}.mesh By=spiffe://mesh.internal/svc/{name};"), answer
+    loud = await world.curl("a", WEB, "http://STOCK.Mesh/")
+    assert loud.said.endswith("\n200") and "svc/stock" in loud.said
+
+
+async def test_a_name_that_nothing_here_calls_is_unknown_at_once(world):
+    began = time.monotonic()
+    answer = await world.curl("a", WEB, "http://nobody.mesh/")
+    assert answer.error.startswith("curl: (6)") and time.monotonic() - began < 1.5, answer
+
+
 async def test_who_calls_is_told_by_whose_the_process_is_and_a_denied_one_gets_the_reason(world):
     answer = await world.call("api", BATCH)
     assert answer.said.endswith("\n403"), answer
@@ -73,6 +88,7 @@ async def test_who_calls_is_told_by_whose_the_process_is_and_a_denied_one_gets_t
 @pytest.mark.parametrize("ipv6", [False, True])
 async def test_tcp_is_captured_too(world, ipv6):
     assert (await world.talk(WEB, virtual("ledger", ipv6=ipv6), 5432)).said == "ledger hello\n"
+    assert (await world.talk(WEB, "ledger.mesh", 5432)).said == "ledger hello\n"
     assert (await world.talk(BATCH, virtual("ledger", ipv6=ipv6), 5432)).said.strip() == ""
 
 
@@ -100,7 +116,7 @@ async def test_with_envoy_dead_calls_are_refused_and_not_made_in_plain_text(worl
     try:
         world.a.end_envoy(signal.SIGKILL)
         for ipv6 in (False, True):
-            assert (await world.call("api", WEB, ipv6=ipv6)).refused
+            assert (await world.call("api", WEB, ipv6=ipv6, known=True)).refused
     finally:
         world.a.process.send_signal(signal.SIGCONT)
     until = time.monotonic() + 15
@@ -111,7 +127,7 @@ async def test_with_envoy_dead_calls_are_refused_and_not_made_in_plain_text(worl
 
 async def test_the_rules_outlive_the_agent_and_its_ports_stay(world):
     await world.a.kill()
-    assert (await world.call("api", WEB)).said.endswith("\n200")
+    assert (await world.call("api", WEB, known=True)).said.endswith("\n200")
     await world.a.start()
     assert (await world.call("api", WEB)).said.endswith("\n200")
     assert "in force" in (await world.redirect("a", "show")).said
