@@ -155,9 +155,10 @@ class Tap:
                         await self._changed.wait()
                 self._changed.clear()
         finally:
-            self._watchers.clear()
-            with suppress(MeshError):
-                await self._align()
+            self.end()
+            with suppress(MeshError):  # an Envoy that has ended has no keys
+                await self._align(frozenset())
+            await self._close()
 
     async def _on(self) -> None:
         """Until a pass that began after now has ended well."""
@@ -177,7 +178,7 @@ class Tap:
         """One look. Returns whether another one is due soon."""
         asked = self._asked
         try:
-            await self._align()
+            await self._align(frozenset(service for watcher in self._watchers for service in watcher.asked.services))
         except MeshError as error:
             _log.debug("tap_not_set", problem=str(error))
             return True
@@ -186,8 +187,7 @@ class Tap:
         moved.set()
         return bool(self._watchers)
 
-    async def _align(self) -> None:
-        wanted = frozenset(service for watcher in self._watchers for service in watcher.asked.services)
+    async def _align(self, wanted: frozenset[str]) -> None:
         if wanted and self._server is None:
             await self._open()
         held = keys_held(await self._admin.get("/runtime"))

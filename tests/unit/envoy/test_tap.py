@@ -174,6 +174,16 @@ async def test_what_envoy_had_to_drop_is_missed_by_every_watcher(tmp_path, monke
         await until(lambda: one.missed == other.missed == 7)
 
 
+async def test_who_watches_when_the_agent_stops_is_told_and_the_socket_goes_even_if_envoy_has_gone_before(tmp_path):
+    envoy = Envoy()
+    async with tapping(envoy, tmp_path) as tap:
+        watching = tap.watch(Asked(API))
+        watcher = await watching.__aenter__()
+        envoy.down = True
+    assert watcher.ended and not await watcher.take(0)
+    await watching.__aexit__(None, None, None)
+
+
 async def test_sixteen_may_watch_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("meshagent.envoy.tap._MOST_WATCHERS", 1)
     async with tapping(Envoy(), tmp_path) as tap, tap.watch(Asked(API)):
