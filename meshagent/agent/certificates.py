@@ -13,6 +13,7 @@ from meshagent.agent.key_pairs import KeyPairs
 from meshagent.agent.orders import Orders
 from meshagent.errors import AuthorityUnavailable
 from meshagent.model.gateway import Gateway
+from meshagent.translate.gateway import gateway_listener_name
 from meshagent.xds.server import XdsServer
 
 _APPLIED_SECONDS = 5.0
@@ -68,3 +69,19 @@ class Certificates:
         applied = world is not None and await self._xds.wait_applied(self._converger.serve(world), _APPLIED_SECONDS)
         if not applied:
             raise AuthorityUnavailable("Envoy has not taken the answers that the CA asks for", next_step=_STEP)
+        if not self._asked_at():
+            words = "no port is open on which the CA could ask: each one without tls is refused, or another's"
+            raise AuthorityUnavailable(words, next_step=_STEP)
+
+    def _asked_at(self) -> set[str]:
+        """The listeners without TLS that are open, of gateways that order."""
+        view = self._converger.view
+        plain = {
+            gateway_listener_name(gateway, listener)
+            for gateway in (view.gateways if view else ())
+            if gateway.orders
+            for listener in gateway.listeners
+            if listener.tls is None
+        }
+        types = (status for stream in self._xds.streams for status in stream.types.values())
+        return plain.difference(*(status.rejected for status in types))

@@ -92,7 +92,7 @@ async def test_a_certificate_is_ordered_and_renewed_and_a_ca_that_refuses_leaves
     assert b" 308 " in await shop.plain("/")
 
     # the CA comes up, asks in plain text where all else is sent to https, and what it issues is shown and renewed
-    await pebble.start(life=9, rejected_nonces=5)
+    await pebble.start(life=7, rejected_nonces=5)
     await eventually(lambda: shop.issued() >= 1 and not shop.problem, 20, agent.tail())
     await eventually(lambda: f"gateway/edge:{shop.tls_port}".encode() in agent.admin("/listeners"), 5)
     first = await shop.serial()
