@@ -58,8 +58,9 @@ def application(door: Door, pages: Pages, entered: Callable[[], None]) -> web.Ap
 
 @web.middleware
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Nobody is answered under another name than this machine's own, nor for a page of somebody else."""
-    if not is_near(request.host) or request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+    """Nobody is answered under another name than this machine's own, and no question of somebody else's page is."""
+    foreign = request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    if not is_near(request.host) or (foreign and request.method != "GET"):
         answer: web.StreamResponse = _problem(UsageProblem("these pages are for this machine alone"), 403)
     else:
         try:

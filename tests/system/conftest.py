@@ -28,6 +28,7 @@ LONGEST = (
     "test_scale",
     "test_enrolment",
     "test_consul_connect",
+    "test_ui",
     "test_faults",
     "test_demo",
     "test_attacks_ca",

@@ -149,6 +149,14 @@ async def test_what_if_says_what_explain_and_plan_say_and_changes_nothing(it):
     assert it.agent.status()["revision"] == before
 
 
+async def test_a_link_that_was_used_opens_nothing_more(it):
+    async with chromium() as page:
+        await page.goto(it.ui.link)
+        said = str(await page.until("document.querySelector('main [role=alert]')?.innerText"))
+        assert "this link was used before" in said
+        assert "payments" not in await page.text()
+
+
 async def test_words_of_others_are_never_markup(it):
     caller = Caller(it.orders)
     assert (await caller.get("/<script>document.title='caught'</script>")).status == 403
@@ -161,7 +169,7 @@ async def test_words_of_others_are_never_markup(it):
     await visit(it.page, it.ui, "services/payments")
     assert MARKUP in str(await it.page.evaluate("document.querySelector('#main').innerText"))
     assert await it.page.evaluate("document.querySelectorAll('#main img, #main script').length") == 0
-    assert await it.page.evaluate("document.title") == "Services · meshagent"
+    assert await it.page.evaluate("document.title") == "payments · Services · meshagent"
     assert it.page.errors == []
 
 

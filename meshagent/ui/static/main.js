@@ -29,6 +29,7 @@ const say = (text) => {
 };
 let shown = { hash: null, text: "", data: null };
 let paused = false;
+let refused = null; // why the link opened nothing
 let timer = 0;
 
 /** The page that the address names, and what it is asked for. */
@@ -48,7 +49,7 @@ async function show() {
   const [title, { load, draw, every }] = PAGES[page];
   const hash = location.hash;
   const fresh = shown.hash !== hash;
-  if (fresh) mark(page);
+  if (fresh) mark(page, asked.name);
   try {
     const data = await load(asked);
     if (location.hash !== hash) return;
@@ -60,7 +61,7 @@ async function show() {
     if (!(problem instanceof Problem)) throw problem;
     if (location.hash !== hash) return;
     shown = { hash, text: "", data: null };
-    put([h("h1", { tabindex: "-1" }, title), told(problem)]);
+    put([h("h1", { tabindex: "-1" }, title), told(problem.status === 401 ? (refused ?? problem) : problem)]);
   }
   if (fresh) arrived(title);
   if (every) timer = setTimeout(again, every * 1000);
@@ -100,8 +101,8 @@ function told(problem) {
 }
 
 /** The head of the frame for a page that was gone to. */
-function mark(page) {
-  document.title = `${PAGES[page][0]} · meshagent`;
+function mark(page, name) {
+  document.title = [name, PAGES[page][0], "meshagent"].filter(Boolean).join(" · ");
   for (const each of document.querySelectorAll("#pages a")) {
     if (each.dataset.page === page) each.setAttribute("aria-current", "page");
     else each.removeAttribute("aria-current");
@@ -177,7 +178,7 @@ try {
   await enter();
 } catch (problem) {
   if (!(problem instanceof Problem)) throw problem;
-  say(problem.message);
+  refused = problem;
 }
 window.addEventListener("hashchange", show);
 head();

@@ -83,15 +83,22 @@ async def test_without_a_session_nothing_is_told(tmp_path, authorization):
 
 
 @pytest.mark.parametrize(
-    "headers",
-    [{"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Host": ""}],
+    ("headers", "link"),
+    [
+        ({"Host": "evil.example"}, 403),
+        ({"Host": ""}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 200),  # a link in a terminal in a browser
+        ({"Sec-Fetch-Site": "same-site"}, 200),
+    ],
 )
-async def test_nobody_is_answered_under_another_name_or_for_another_page(tmp_path, headers):
+async def test_nobody_is_answered_under_another_name_or_for_another_page(tmp_path, headers, link):
     async with server(tmp_path) as (door, told, _, http):
         session = await entered_by(http, door)
-        for method, path in (("GET", "/"), ("POST", "/api/mesh"), ("POST", "/api/enter")):
-            async with http.request(method, path, headers={**session, **headers}, json={"token": door.token}) as answer:
+        for path in ("/api/mesh", "/api/enter"):
+            async with http.post(path, headers={**session, **headers}, json={"token": door.token}) as answer:
                 assert answer.status == 403, path
+        async with http.get("/", headers=headers) as answer:
+            assert answer.status == link
         assert told.asked == []
 
 
