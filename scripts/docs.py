@@ -31,7 +31,12 @@ MADE = "<!-- Made by `make docs` from the code: a change here is overwritten. --
 SCHEMAS: Mapping[str, type[Model]] = {**KINDS, "service-definition": ServiceDefinition}
 _DURATION = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"
 _ISO = TypeAdapter(timedelta)
-_SAID_BY = {"caller": "the caller", "destination": "the destination", "both": "either"}
+_SAID_BY = {
+    "caller": "the caller",
+    "outside": "the caller of an [external](../externals.md)",
+    "destination": "the destination",
+    "both": "either",
+}
 _ALL_MODES = 0o777
 _WIDTH = 110
 
@@ -117,8 +122,8 @@ def reasons_page() -> str:
     lines = [
         MADE,
         "# Why a call failed: the codes\n",
-        "Where they are said, and how to go from one to its cause, is in [access logs](../access-logs.md). `x-mesh-refused` "
-        "is what the caller is told; the log and `meshagent explain` tell the code. Flags are Envoy's response flags.\n",
+        "Where they are said, and how to go from one to its cause, is in [access logs](../access-logs.md).\n",
+        "`x-mesh-refused` is what the caller is told; the log and `meshagent explain` tell the code. Flags are Envoy's.\n",
         "| code | `x-mesh-refused` | said by the proxy of | means | Envoy's flags | next step |",
         "|---|---|---|---|---|---|",
     ]

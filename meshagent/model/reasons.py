@@ -11,16 +11,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Where = Literal["destination", "caller", "both"]
+Where = Literal["destination", "caller", "outside", "both"]
 FINE, OTHER = "", "failed"  # nothing went wrong; something did, and no line of the table fits
 _TLS = "TLS_error"
-_AT_CALLER = ("outbound", "external", "gateway")
+_BY_SIDE: dict[str, frozenset[Where]] = {
+    "inbound": frozenset({"both", "destination"}),
+    "outbound": frozenset({"both", "caller"}),
+    "external": frozenset({"both", "caller", "outside"}),
+    "gateway": frozenset({"both", "caller"}),
+}
 _JUDGES = ("inbound", "external")
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One way in which a call fails. `where`: whose proxy says it.
+    """One way in which a call fails. `where`: whose proxy says it; `outside` is a caller's, of a name outside the mesh.
 
     `flags`: Envoy's response flags of which one means it. `details`: beginnings of the response code details or of the words
     on how a connection ended. `failure`: what the transport's failure has in it, all words of one of them.
@@ -104,6 +109,13 @@ REASONS: tuple[Reason, ...] = (
         "UNKNOWN_CA",
     ),
     _tls("tls", "mutual TLS with the other side failed", "meshagent doctor on both hosts"),
+    Reason(
+        "unresolved",
+        "the name outside the mesh leads to no address",
+        "ask this host's resolver for the hosts of the external document; meshagent doctor",
+        "outside",
+        flags=("UH",),
+    ),
     Reason(
         "no-endpoints",
         "no instance of the service is in service",
@@ -270,15 +282,15 @@ def reason_of(side: str, status: int, flags: Iterable[str], details: str, failur
     `side` is that of the log: inbound, or one of a caller. `status` is 0 for connections. `said`: the code that the answer
     brought along from another proxy, if any: it knows best, but an app does not speak for its proxy.
     """
-    where: Where = "caller" if side.startswith(_AT_CALLER) else "destination"
+    where = next((places for name, places in _BY_SIDE.items() if side.startswith(name)), _BY_SIDE["inbound"])
     held = frozenset(flags)
     if status == 0 and "NC" in held and side in _JUDGES:
         return "intention"  # where nobody at all is allowed, connections lead nowhere
     if details == "via_upstream" and status and not held - _PASSED_ON:
-        told = said if where == "caller" and said in _SAID else ""
+        told = said if "caller" in where and said in _SAID else ""
         return told or (APP_ERROR.code if status >= 400 else FINE)
     for each in REASONS:
-        if each.where in ("both", where) and _means(each, status, held, details, failure):
+        if each.where in where and _means(each, status, held, details, failure):
             return each.code
     return OTHER if held - _PASSED_ON else FINE
 

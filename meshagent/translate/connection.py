@@ -111,7 +111,7 @@ def egress_manager(
     if egress.external.tls.mode == "originate":
         manager.scheme_header_transformation.scheme_to_overwrite = "https"
     explain_refusals(manager, egress.upstream, egress.source)
-    explain_failures(manager, egress.source, egress.upstream)
+    explain_failures(manager, egress.source, egress.upstream, outside=True)
     line = Line(egress.source, f"{EXTERNAL}{egress.upstream}", view.trust_domain, True)
     manager.access_log.extend(logs(view.access_log, line, settings))
     return manager

@@ -29,7 +29,8 @@ _TLS_FAILED = "has(upstream.transport_failure_reason) && upstream.transport_fail
 # Each costs Envoy 2.4 kB a listener (measured), so there are few: what is rare is told by the log alone.
 _OF_CALLERS = ("no-endpoints", "connect", "timeout", "overflow", "fault", "broken")
 _OUTSIDE = (*_OF_CALLERS, "no-route")
-TOLD = frozenset((*_OUTSIDE, "tls", "intention", "rate-limit", "crowded", "app-down", "app-broke"))
+_ABROAD = ("unresolved", *_OF_CALLERS[1:])
+TOLD = frozenset((*_OUTSIDE, *_ABROAD, "tls", "intention", "rate-limit", "crowded", "app-down", "app-broke"))
 """What may stand in `x-mesh-refused`."""
 
 
@@ -87,13 +88,13 @@ def tell_unreached(manager: HttpConnectionManager) -> None:
     _say(_by_flags(manager, flags_of("app-broke")), "app-broke")
 
 
-def explain_failures(manager: HttpConnectionManager, caller: str, destination: str) -> None:
-    """What a caller's own proxy could not do says why."""
+def explain_failures(manager: HttpConnectionManager, caller: str, destination: str, *, outside: bool = False) -> None:
+    """What a caller's own proxy could not do says why. `outside`: the destination is a name outside the mesh."""
     failed = manager.local_reply_config.mappers.add()
     failed.filter.extension_filter.name = "envoy.access_loggers.extension_filters.cel"
     pack(failed.filter.extension_filter.typed_config, ExpressionFilter(expression=_TLS_FAILED))
     _fail(failed, "tls", caller, destination)
-    for code in _OF_CALLERS:
+    for code in _ABROAD if outside else _OF_CALLERS:
         _fail(_by_flags(manager, flags_of(code)), code, caller, destination)
 
 

@@ -82,3 +82,7 @@ async def test_an_app_that_slows_down_is_given_fewer_requests_at_once():
             found = await asyncio.gather(*(statuses(ports["web"], 3) for _ in range(60)))
             refused = sum(each[503] for each in found)
         assert sum(each[200] for each in found) > 0
+        crowded = [
+            each for each in agent.call("GET", "/v1/requests?status=503&side=inbound")["requests"] if each["ticket"]
+        ]
+        assert crowded and {each["reason"] for each in crowded} == {"crowded"}

@@ -45,7 +45,7 @@ async def shop():
         for name, port in {**ports, "down": free_port()}.items():
             await agent.up(name=name, port=port, protocol="http")
         await agent.up(name="ledger", port=ledger.port, protocol="tcp")
-        local = {name: free_port() for name in (*HTTP, "ledger")}
+        local = {name: free_port() for name in (*HTTP, "ledger", "abroad")}
         upstreams = [{"service": name, "local_port": port} for name, port in local.items()]
         await agent.up(name="web", port=free_port(), protocol="http", upstreams=upstreams)
         await agent.up(name="cron", port=free_port(), upstreams=[])
@@ -61,6 +61,9 @@ async def shop():
             ],
         }
         documents.append({"kind": "intention", "name": "ledger", "sources": [{"name": "cron", "action": "allow"}]})
+        abroad = {"hosts": ["nowhere.invalid"], "port": 80, "protocol": "http", "tls": {"mode": "none"}}
+        documents.append({"kind": "external", "name": "abroad", **abroad})
+        documents.append({"kind": "intention", "name": "abroad", "sources": [{"name": "web", "action": "allow"}]})
         documents += [{"kind": "service", "name": name, "protocol": "http"} for name in HTTP if name != "narrow"]
         pool = {"max_requests": 1, "max_pending_requests": 1, "max_connections": 1}
         documents.append({"kind": "service", "name": "narrow", "protocol": "http", "connection_pool": pool})
@@ -73,6 +76,7 @@ WAYS = (  # what is called, by which path; status, code at the caller, code in t
     ("payments", "/secret", 403, "intention", "intention"),
     ("down", "/", 503, "app-down", "app-down"),
     ("ghosts", "/", 503, "no-endpoints", "no-endpoints"),
+    ("abroad", "/", 503, "unresolved", "unresolved"),
     ("fake", "/", 503, "tls", "tls-identity"),
     ("stale", "/", 503, "tls", "tls-expired"),
     ("alien", "/", 503, "tls", "tls-unknown-root"),

@@ -21,6 +21,8 @@ TLS = "TLS_error:|268435581:SSL_routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAI
         ("inbound", 503, "", "reached_concurrency_limit", "crowded"),
         ("outbound", 500, "FI", "fault_filter_abort", "fault"),
         ("outbound", 503, "UH", "no_healthy_upstream", "no-endpoints"),
+        ("external", 503, "UH", "no_healthy_upstream", "unresolved"),
+        ("external", 503, "UF", f"{RESET}{{connection_timeout}}", "connect"),
         ("inbound", 503, "UF", f"{RESET}{{remote_connection_failure|delayed_connect_error:_111}}", "app-down"),
         ("outbound", 503, "UF,URX", f"{RESET}{{remote_connection_failure|delayed_connect_error:_111}}", "connect"),
         ("outbound", 503, "UF", f"{RESET}{{connection_timeout}}", "connect"),
