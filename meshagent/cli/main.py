@@ -45,7 +45,7 @@ _COMMANDS = {
     "top": Lazy("meshagent.cli.top:top", "Who calls whom now: rates, errors, latencies."),
     "graph": Lazy("meshagent.cli.graph:graph", "The mesh's calls as text, DOT, SVG or JSON."),
     "tap": Lazy("meshagent.cli.tap:tap", "Live requests of this host's services."),
-    "proxy": Lazy("meshagent.cli.proxy:proxy", "This host's Envoy: status, config, stats."),
+    "proxy": Lazy("meshagent.cli.proxy:proxy", "This host's Envoy: status, config, stats, requests."),
     "metrics": Lazy("meshagent.cli.metrics:metrics", "Where Prometheus finds the hosts of the mesh."),
     "authority": Lazy(
         "meshagent.cli.authority:authority", "Run a signing authority: it lets hosts in and certifies them."

@@ -73,6 +73,41 @@ async def proxy_stats(session: Session, pattern: str) -> None:
     show(stats, session.form(), Table(("NAME", "VALUE"), [[name, value] for name, value in sorted(stats.items())]))
 
 
+@proxy.command("requests")
+@click.option("--source", default="", metavar="SERVICE", help="Only calls by this service.")
+@click.option("--destination", default="", metavar="SERVICE", help="Only calls of this service.")
+@click.option("--reason", default="", metavar="CODE", help="Only those that failed for this reason.")
+@click.option("--status", default="", metavar="STATUS", help="Only answers with this status, such as 503 or 5xx.")
+@click.option("--since", default="", metavar="TIME", help="Only from then on: a time, or how long ago, such as 10m.")
+@click.option("--failed", is_flag=True, help="Only what failed.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
+@mesh_options("api", "config", "output")
+@click.pass_obj
+@awaited
+async def proxy_requests(session: Session, /, *, failed: bool, limit: int, **wanted: str) -> None:
+    """The requests and connections that Envoy logged, newest first, with the reason and the ticket of each.
+
+    `meshagent explain TICKET` tells more of one.
+
+    \b
+    Example:  meshagent proxy requests --failed --since 10m
+    """
+    asked = {name: value for name, value in wanted.items() if value} | ({"failed": "1"} if failed else {})
+    rows = (await session.agent().requests(most=str(limit), **asked))["requests"]
+    if not rows:
+        say("the access log has no such call")
+    show(rows, session.form(), Table(_TITLES, [_cells(row) for row in rows]))
+
+
+_TITLES = ("TIME", "SIDE", "SOURCE", "DESTINATION", "REQUEST", "STATUS", "REASON", "FLAGS", "TICKET")
+
+
+def _cells(row: dict[str, Any]) -> list[object]:
+    request = f"{row['method']} {row['path']}".strip()
+    call = (row["time"], row["side"], row["source"], row["destination"], request, row["status"] or "")
+    return [*call, row["reason"], row["flag_words"], row["ticket"]]
+
+
 def _words(data: dict[str, Any]) -> str:
     state = "ready" if data["ready"] else "not ready"
     link = "connected to its agent" if data["connected"] else "not connected to its agent"

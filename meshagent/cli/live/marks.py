@@ -1,7 +1,7 @@
 """Marks: response headers by which the caller's own Envoy says which rule of a route it took, and which target. Pure.
 
 Envoy adds a route's response headers to every answer: the app's, another proxy's, and those that it makes itself, such as
-an injected fault's and "no healthy upstream" (measured, Envoy 1.40). Nothing else of the documents is changed.
+an injected fault's and that no instance is in service (measured, Envoy 1.40). Nothing else of the documents is changed.
 """
 
 from __future__ import annotations

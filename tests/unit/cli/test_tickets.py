@@ -125,6 +125,17 @@ def test_another_hosts_ticket_is_sent_there(mesh, logged):
     assert "another host's proxy answered" in result.stderr and "503 app-down" in result.stdout
 
 
+def test_the_log_is_printed_with_reasons_and_tickets(agent, logged):
+    logged(line(), line(status=503, flags="UF,URX", details="x"))
+    shown = agent.run("proxy", "requests", "--source", "web", "--failed", "--limit", "5").stdout
+    first, second = shown.splitlines()[1:]
+    assert "intention" in first and TICKET in first and "GET /admin(x)" in first
+    assert "app-down" in second and "the connection to the other side failed, every try failed" in second
+    assert agent.asked[-1][2] == {"source": ["web"], "failed": ["1"], "most": ["5"]}
+    logged()
+    assert "no such call" in agent.run("proxy", "requests").stderr
+
+
 def test_what_the_log_does_not_have_is_said(mesh, logged):
     logged()
     assert "no call with the ticket" in mesh.run("explain", TICKET, code=1).stderr
