@@ -153,7 +153,7 @@ class Daemon:
             self._last_good.progress if self._last_good else {},
             self.roster,
             lambda: membership.lease,
-            self.envoy.admin.counts,
+            self.envoy.admin,
             self._relay,
             _now,
         )

@@ -31,12 +31,13 @@ class Reading:
     counts: Counts = field(default=Counts())
 
 
-def counted(told: Told, place: Place) -> Reading:
-    """The requests of one instance, from whichever caller."""
+def counted(told: Told, place: Place, errors: int = 0) -> Reading:
+    """The requests of one instance, from whichever caller. `errors`: those that gRPC says failed, though answered 200."""
     heads = sorted(_heads(told, place))
     found = Counts()
     for head in heads:
         found = found.plus(_of_head(told, head))
+    found = found.model_copy(update={"failed": max(found.failed, min(errors, found.requests))})
     return Reading(sum(told.of(f"{head}.downstream_rq_total") for head in heads), found)
 
 

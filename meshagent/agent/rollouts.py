@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Never
+from typing import Never, Protocol
 
 import structlog
 
@@ -21,9 +21,11 @@ from meshagent.agent.measuring import Tally, counted, pattern_of
 from meshagent.agent.roster import Registered, Roster
 from meshagent.envoy.counts import Counts as EnvoyCounts
 from meshagent.errors import Conflict, EnvoyFailed, LeaseLost, StoreDenied, StoreUnavailable
+from meshagent.model.names import Protocol as SpokenProtocol
 from meshagent.model.rollout import Progress, Rollout, percent_of
 from meshagent.model.world import World
 from meshagent.policy.judging import Verdict, judge
+from meshagent.policy.resolve import protocol_of
 from meshagent.state.keys import Keys
 from meshagent.state.progress import (
     MeasuredRecord,
@@ -42,6 +44,16 @@ _OFTEN, _SELDOM = 0.25, 5.0  # seconds between two looks; between them, a tenth 
 _LOOKS_IN_A_STEP = 10
 _APART = 2  # looks that the next host in line waits for the one before it
 _LONGEST_LINE = 5
+
+
+class Counting(Protocol):
+    """What Envoy is asked. Raises EnvoyFailed."""
+
+    async def counts(self, pattern: str) -> EnvoyCounts:
+        """Counters and distributions whose names match."""
+
+    async def errors(self, pattern: str) -> dict[str, int]:
+        """How many requests failed, by cluster whose name matches."""
 
 
 @dataclass(slots=True)
@@ -71,7 +83,7 @@ class Rollouts:
         known: Mapping[str, Progress],
         roster: Roster,
         lease: Callable[[], str],
-        counts: Callable[[str], Awaitable[EnvoyCounts]],
+        envoy: Counting,
         changed: Callable[[], None],
         clock: Callable[[], datetime],
     ) -> None:
@@ -80,7 +92,7 @@ class Rollouts:
         self._host = host
         self._roster = roster
         self._lease = lease
-        self._counts = counts
+        self._envoy = envoy
         self._changed = changed
         self._clock = clock
         self._shelf = ProgressShelf(keys)
@@ -179,7 +191,7 @@ class Rollouts:
 
     async def _look_at(self, running: Mapping[str, Rollout]) -> None:
         open_ = {name: each for name, each in running.items() if self._is_open(name, each)}
-        counts = await self._counts(pattern_of(open_)) if open_ else EnvoyCounts({}, {})
+        counts, errors = await self._read(open_)
         for name, rollout in running.items():
             await self._put_back(name, rollout)
         for name in self._judged.keys() - open_.keys():
@@ -187,8 +199,16 @@ class Rollouts:
         for name, rollout in open_.items():
             judged = self._judged.setdefault(name, _Judged())
             places = [(name, each.definition.instance_id) for each in self._locals(name)]
-            judged.tally.add({place: counted(counts, place) for place in places})
+            judged.tally.add({place: counted(counts, place, errors.get("/".join(place), 0)) for place in places})
             await self._go_on(name, rollout, judged)
+
+    async def _read(self, open_: Mapping[str, Rollout]) -> tuple[EnvoyCounts, dict[str, int]]:
+        """What Envoy counted, and the errors of gRPC by `service/instance`. Without a rollout it is not asked."""
+        counts = await self._envoy.counts(pattern_of(open_)) if open_ else EnvoyCounts({}, {})
+        spoken = {name: protocol_of(self.world, name, self._registered(name)) for name in open_} if self.world else {}
+        grpc = "|".join(sorted(name for name, protocol in spoken.items() if protocol == "grpc"))
+        errors = await self._envoy.errors(f"^app/({grpc})/") if grpc else {}
+        return counts, {cluster.removeprefix("app/"): count for cluster, count in errors.items()}
 
     async def _put_back(self, service: str, rollout: Rollout) -> None:
         """A store that forgot, or is another one now, gets the word that counts."""
@@ -277,6 +297,9 @@ class Rollouts:
 
     def _locals(self, service: str) -> list[Registered]:
         return [each for each in self._roster.registered.values() if each.definition.name == service]
+
+    def _registered(self, service: str) -> SpokenProtocol | None:
+        return next((each.definition.protocol for each in self._locals(service)), None)
 
     def _instances(self, service: str, subset: str) -> list[Registered]:
         stated = self.world.services.get(service) if self.world else None

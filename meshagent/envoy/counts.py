@@ -37,3 +37,14 @@ def parse_counts(text: str) -> Counts:
         elif found := _BUCKET.findall(value):
             buckets[name] = tuple((float(bound), int(count)) for bound, count in found)
     return Counts(values, buckets)
+
+
+def parse_errors(text: str) -> dict[str, int]:
+    """The answer to /clusters: how many requests to the hosts of each cluster failed, gRPC's failures among them."""
+    found: dict[str, int] = {}
+    for line in text.splitlines():
+        cluster, _, rest = line.partition("::")
+        _, name, value = rest.rpartition("::rq_error::")
+        if name and value.isdigit():
+            found[cluster] = found.get(cluster, 0) + int(value)
+    return found

@@ -6,7 +6,7 @@ import re
 
 from meshagent.agent.measuring import Reading, Tally, counted, pattern_of, since
 from meshagent.envoy.counts import Counts as Told
-from meshagent.envoy.counts import parse_counts
+from meshagent.envoy.counts import parse_counts, parse_errors
 from meshagent.model.rollout import Bucket, Counts
 
 TEXT = """
@@ -39,6 +39,8 @@ def test_callers_of_an_instance_are_added_up_and_unanswered_requests_have_failed
     assert (found.requests, found.failed) == (12, 4)
     assert [(each.upto, each.count) for each in found.times] == [(0.5, 1), (1, 4), (5, 5), (10, 1)]
     assert counted(parse_counts(TEXT), ("payments", "payments")).counts.requests == 70
+    assert counted(parse_counts(TEXT), PLACE, errors=7).counts.failed == 7
+    assert counted(parse_counts(TEXT), PLACE, errors=70).counts.failed == 12
     assert counted(Told({}, {}), PLACE) == Reading()
 
 
@@ -79,3 +81,14 @@ def test_counters_that_are_not_read_at_one_moment_are_no_new_envoy_and_add_nothi
     for begun, requests in ((10, 10), (14, 13), (15, 12), (16, 16)):
         tally.add({PLACE: Reading(begun, Counts(requests=requests))})
     assert tally.of([PLACE]).requests == 6
+
+
+def test_errors_of_a_cluster_are_those_of_its_hosts():
+    text = """
+app/payments/p-v2::default_priority::max_connections::1024
+app/payments/p-v2::127.0.0.1:8080::rq_error::10
+app/payments/p-v2::127.0.0.1:8080::rq_success::15
+app/payments/p-v2::[::1]:8080::rq_error::2
+app/web/web::127.0.0.1:80::rq_error::x
+"""
+    assert parse_errors(text) == {"app/payments/p-v2": 12}

@@ -39,11 +39,11 @@ async def store(tmp_path):
     await opened.close()
 
 
-def world(**more):
+def world(protocol="http", **more):
     """A rollout whose steps last 80 ms."""
     plain = Rollout.model_validate({"name": "payments", "base": "v1", "to": "v2", "min_requests": 10} | more)
     wanted = plain.model_copy(update={"every": timedelta(milliseconds=80)})
-    service = Service.model_validate({"name": "payments", "subsets": SUBSETS})
+    service = Service.model_validate({"name": "payments", "protocol": protocol, "subsets": SUBSETS})
     return World(1, Mesh(), services={"payments": Stated(service)}, rollouts={"payments": Stated(wanted)})
 
 
@@ -63,6 +63,7 @@ class Host:
     def __init__(self, name, *versions, failed=0):
         self.name, self.roster, self.failed = name, Roster(*versions), failed
         self.requests, self.failures, self.looks, self.changes = 0, 0, 0, 0
+        self.told = True  # that they failed, by their status
 
     async def counts(self, _):
         self.looks += 1
@@ -71,9 +72,13 @@ class Host:
         values = {}
         for _, version in self.roster.registered:
             head = f"http.in.payments.{version}/web.downstream_rq"
-            failures = self.failures if version == "v2" else 0
+            failures = self.failures if version == "v2" and self.told else 0
             values |= {f"{head}_total": self.requests, f"{head}_completed": self.requests, f"{head}_5xx": failures}
         return Counts(values, {})
+
+    async def errors(self, pattern):
+        assert pattern == "^app/(payments)/"
+        return {"app/payments/v2": self.failures}
 
     def changed(self):
         self.changes += 1
@@ -86,7 +91,7 @@ async def driving(store, *hosts, of=None, known=None):
     found = []
     for host in hosts:
         made = Rollouts(
-            store, KEYS, host.name, known or {}, host.roster, lambda: lease.id, host.counts, host.changed, lambda: NOW
+            store, KEYS, host.name, known or {}, host.roster, lambda: lease.id, host, host.changed, lambda: NOW
         )  # fmt: skip
         made.look(of or world())
         found.append(made)
@@ -219,3 +224,11 @@ async def test_what_other_hosts_say_of_another_turn_does_not_count(store):
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert (await told(store)).progress is None  # for no host says that v2 is in service now
+
+
+async def test_a_grpc_call_that_is_answered_200_and_ends_in_an_error_has_failed(store):
+    host = Host("vm-1", "v1", "v2", failed=2)
+    host.told = False
+    async with driving(store, host, of=world("grpc")):
+        back = await until(store, lambda found: found.phase == "rolled_back")
+        assert back.step == 0 and "10 % of" in back.why
