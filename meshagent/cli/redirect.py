@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ import click
 from meshagent.cli.options import DURATION, awaited, mesh_options
 from meshagent.cli.output import say, show
 from meshagent.cli.session import Session
-from meshagent.errors import MeshError, UsageProblem
+from meshagent.errors import CaptureFailed, MeshError, UsageProblem
 from meshagent.host.redirect import Standing
 
 _UNDO = timedelta(seconds=60)
@@ -86,6 +87,76 @@ def confirm() -> None:
 
     nft.confirm()
     say("confirmed: the rules stay until meshagent redirect down, or a reboot")
+
+
+@redirect.command()
+@click.option(
+    "--kept",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("/var/lib/meshagent-redirect/rules.nft"),
+    show_default=True,
+    metavar="FILE",
+    help="Where they are kept. Root's alone.",
+)
+@click.option("--anew", is_flag=True, help="Not what was kept, but what this host's services need now.")
+@mesh_options("api", "config")
+@click.pass_obj
+@awaited
+async def restore(session: Session, path: Path, *, anew: bool) -> None:
+    """Put the rules in force that were kept, without asking anybody. Run by meshagent-redirect.service.
+
+    Where none are kept, or with --anew: what `redirect up --no-undo` does, and keeps it.
+
+    \b
+    Example:  systemctl enable --now meshagent-redirect
+    """
+    from meshagent.host.kept import keep, kept
+
+    rules = None if anew else kept(path)
+    if rules is None:
+        keep(path, await _certain_rules(session))
+        say(f"kept in {path} for the next boot")
+    elif rules:
+        _put_back(rules)
+    else:
+        say("nothing was to be captured")
+
+
+async def _certain_rules(session: Session) -> str:
+    """What this host's services need, in force without a timer. "" where nothing is to be captured."""
+    from meshagent.cli.captures import wanted_here
+    from meshagent.host import nft
+    from meshagent.host.redirect import rules
+
+    wanted = await wanted_here(session)
+    if wanted is None:
+        nft.remove()
+        say("no service of this host is captured: there are no rules")
+        return ""
+    text = rules(wanted, None)
+    nft.apply(text)
+    say("in force")
+    return text
+
+
+def _put_back(rules: str) -> None:
+    """All of it, or what does not need a cgroup that is not there yet. Raises CaptureFailed."""
+    from meshagent.host import nft
+    from meshagent.host.kept import without_cgroups
+
+    try:
+        nft.apply(rules)
+    except CaptureFailed as error:
+        fewer = without_cgroups(rules)
+        if fewer == rules:
+            raise
+        nft.apply(fewer)
+        raise CaptureFailed(
+            f"in force but for what is said of cgroups: {error}",
+            next_step="once they are there: systemctl restart meshagent-redirect",
+        ) from None
+    say("what was kept is in force")
 
 
 @redirect.command()

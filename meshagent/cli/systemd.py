@@ -1,4 +1,4 @@
-"""`meshagent systemd`: the units of this machine, and the two commands that Envoy's unit runs."""
+"""`meshagent systemd`: the units of this machine, and the commands that Envoy's unit runs."""
 
 from __future__ import annotations
 
@@ -74,6 +74,25 @@ def envoy(session: Session) -> None:
     from meshagent.envoy.unit import become_envoy
 
     become_envoy(session.configured().data_dir)
+
+
+@systemd.command()
+@click.pass_obj
+@awaited
+async def renew(session: Session) -> None:
+    """Have another Envoy take over from one that is outdated, with its sockets. Run by `systemctl reload meshagent-envoy`.
+
+    Where no other can follow without a gap, this fails, and Envoy serves on as it is.
+
+    \b
+    Example:  systemctl reload meshagent-envoy
+    """
+    from meshagent.envoy.unit import renew_envoy
+    from meshagent.host.notify import Notifier
+
+    config = session.configured()
+    told = Notifier.of(os.environ).main_process
+    say(await renew_envoy(config.data_dir, config.runtime_dir / "admin.sock", config.envoy.drain, told))
 
 
 @systemd.command()

@@ -88,3 +88,8 @@ def without_lineage(arguments: Sequence[str]) -> list[str]:
         elif _OFF not in kept:
             kept.append(_OFF)
     return kept
+
+
+def with_lineage(arguments: Sequence[str], lineage: Lineage) -> list[str]:
+    """The same command line at this place of the row."""
+    return [each for word in without_lineage(arguments) for each in (lineage.arguments() if word == _OFF else [word])]

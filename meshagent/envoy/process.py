@@ -287,6 +287,7 @@ class EnvoyProcess:
             )
         except EnvoyFailed:
             self._records.keep(self._records.running, handle)
+            self._records.before.unlink(missing_ok=True)
             raise
         self._handle = following
         self._retire(handle)

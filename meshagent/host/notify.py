@@ -35,6 +35,10 @@ class Notifier:
         """It ends, and may take so long."""
         self._tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(seconds * _MICROSECONDS)}")
 
+    def main_process(self, pid: int) -> None:
+        """The service is another process from now on."""
+        self._tell(f"MAINPID={pid}")
+
     def alive(self) -> None:
         """Feed the watchdog."""
         self._tell("WATCHDOG=1")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from meshagent.errors import DaemonNotStarted, UsageProblem
 
-UNITS = ("meshagent.service", "meshagent-envoy.service", "meshagent-authority.service")
+DAEMONS = ("meshagent.service", "meshagent-envoy.service", "meshagent-authority.service")
+UNITS = (*DAEMONS, "meshagent-redirect.service")
 _PACKAGED = Path("usr/lib/systemd/system")
 _OWN = Path("etc/systemd/system")
 _SYSUSERS = Path("etc/sysusers.d/meshagent.conf")

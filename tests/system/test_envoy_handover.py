@@ -227,6 +227,7 @@ async def test_one_that_cannot_start_leaves_the_one_before_serving(host: Host) -
                 await within(15, lambda: told(logs, "envoy_not_renewed"))
                 assert agent.pid == first.pid and await host.serves() and await agent.admin.ready()
                 assert agent.outdated and load_handle(host.data / "envoy.json").pid == first.pid
+                assert not (host.data / "envoy-before.json").exists(), "the next agent would end it"
 
 
 async def told(logs: list, event: str) -> bool:

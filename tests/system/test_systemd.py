@@ -12,6 +12,7 @@ from tests.system.booted import CACHE, booted, package
 
 pytestmark = pytest.mark.timeout(900)  # the first run makes a Debian and a venv; later ones take half a minute to begin
 AGENT, ENVOY, AUTHORITY = "meshagent.service", "meshagent-envoy.service", "meshagent-authority.service"
+REDIRECT = "meshagent-redirect.service"
 NEWER = "9.9.9"
 ETCD = ("--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379")
 ETCD += ("--listen-peer-urls=http://127.0.0.1:2380",)
@@ -37,6 +38,12 @@ protocol: http
 upstreams:
   - service: api
     local_port: 9001
+"""
+CAPTURED = """
+name: hidden
+port: 8085
+protocol: http
+capture: {user: 51001}
 """
 APP = """
 import http.server, time
@@ -83,7 +90,7 @@ def host(tmp_path_factory):
         found = Host(machine)
         machine.run("dpkg", "-i", f"/packages/{first.name}")
         found.newer = f"/packages/{second.name}"
-        for unit in (AGENT, ENVOY, AUTHORITY):
+        for unit in (AGENT, ENVOY, AUTHORITY, REDIRECT):
             found.installed[unit] = machine.run("systemctl", "is-enabled", unit, check=False)
             found.installed[f"{unit} active"] = machine.run("systemctl", "is-active", unit, check=False)
         machine.run("systemctl", "start", AGENT)
@@ -130,13 +137,15 @@ def test_the_package_enables_nothing_and_starts_nothing_without_settings(host):
         f"{ENVOY} active": "inactive",
         AUTHORITY: "disabled",
         f"{AUTHORITY} active": "inactive",
+        REDIRECT: "disabled",
+        f"{REDIRECT} active": "inactive",
         "started without settings": "inactive",
     }
     assert host.machine.run("stat", "-c", "%a %U %G", "/etc/meshagent") == "2750 root meshagent"
     assert host.machine.run("stat", "-c", "%a %U %G", "/etc/meshagent/secrets") == "700 root root"
 
 
-@pytest.mark.parametrize("unit", [AGENT, ENVOY, AUTHORITY])
+@pytest.mark.parametrize("unit", [AGENT, ENVOY, AUTHORITY, REDIRECT])
 def test_a_unit_is_sound_and_its_exposure_is_at_most_2(host, unit):
     path = f"/lib/systemd/system/{unit}"
     assert host.machine.run("systemd-analyze", "verify", "--man=no", path) == ""
@@ -228,6 +237,47 @@ def test_a_stop_tells_the_mesh_lets_what_is_under_way_end_and_stops_envoy_too(se
     assert serving.machine.unit(ENVOY, "Result") == serving.machine.unit(AGENT, "Result") == "success"
     assert "api" not in serving.machine.run("meshagent", "services", "--all")
     assert serving.call() != "200"
+
+
+def test_another_envoy_takes_over_in_its_unit_at_a_reload_and_no_request_fails(serving):
+    machine, before = serving.machine, serving.machine.pid(ENVOY)
+    machine.run("systemctl", "reload", ENVOY)
+    assert machine.pid(ENVOY) == before, "it runs as it should"
+    machine.write("/etc/meshagent/agent.yaml", SETTINGS.replace("drain: 8s", "drain: 3s, max_connections: 700"), 0o640)
+    agent = machine.pid(AGENT)
+    machine.run("systemctl", "restart", AGENT)
+    serving.runs_anew(agent)
+    restarts = machine.unit(ENVOY, "NRestarts")
+    with machine.calling() as calls:
+        machine.run("systemctl", "reload", ENVOY)
+        machine.wait(lambda: machine.pid(ENVOY) != before, "another main process")
+        machine.wait(
+            lambda: "No such file" in machine.run("ls", f"/proc/{before}", check=False), "the one before has ended"
+        )
+    assert calls["failed"] == 0 and calls["ok"] > 20
+    assert machine.unit(ENVOY, "ActiveState") == "active" and machine.unit(ENVOY, "NRestarts") == restarts
+    machine.wait(
+        lambda: f'"pid": {machine.pid(ENVOY)},' in machine.run("meshagent", "status", "-o", "json"), "the agent knows"
+    )
+
+
+def test_capture_is_put_back_without_an_agent_and_ends_when_its_unit_is_stopped(serving):
+    machine = serving.machine
+    machine.write("/etc/meshagent/services.d/captured.yaml", CAPTURED)
+    machine.run("systemctl", "reload", AGENT)
+    machine.wait(lambda: "hidden" in machine.run("meshagent", "services"), "the captured service")
+    machine.run("systemctl", "enable", "--now", REDIRECT)
+    rules = machine.run("nft", "list", "table", "inet", "meshagent")
+    assert "meta skuid 51001 redirect to" in rules and "tcp dport 8085" in rules
+    assert machine.run("stat", "-c", "%a %U", "/var/lib/meshagent-redirect/rules.nft") == "600 root"
+    assert "cycle" not in machine.run("systemd-analyze", "verify", "--man=no", "default.target", check=False)
+    machine.run("systemctl", "stop", AGENT)
+    assert machine.run("nft", "list", "table", "inet", "meshagent") == rules, "nobody but its own unit opens"
+    machine.run("systemctl", "restart", REDIRECT)
+    assert machine.run("nft", "list", "table", "inet", "meshagent") == rules
+    machine.run("rm", "/etc/meshagent/services.d/captured.yaml")
+    machine.run("systemctl", "disable", "--now", REDIRECT)
+    assert "No such file" in machine.run("nft", "list", "table", "inet", "meshagent", check=False)
 
 
 def test_a_restart_of_envoys_unit_brings_this_host_back(serving):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from meshagent.cli.main import cli
 from meshagent.errors import UsageProblem
 from meshagent.host import systemd
-from meshagent.host.systemd import UNITS, install, own_command, plan, uninstall, unit_text
+from meshagent.host.systemd import DAEMONS, UNITS, install, own_command, plan, uninstall, unit_text
 
 COMMAND = "/opt/meshagent/venv/bin/meshagent"
 
@@ -26,14 +26,27 @@ def settings(text: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_a_unit_runs_the_command_in_the_sandbox_as_a_static_user_and_never_by_surprise(name):
+def test_a_unit_runs_the_command_in_the_sandbox_and_never_by_surprise(name):
     text = unit_text(name, COMMAND)
     said = settings(text)
     assert "@" not in text.replace("@system-service", "").replace("@privileged", "").replace("@resources", "")
     assert said["ExecStart"][0].startswith(f"{COMMAND} ")
     assert said["NoNewPrivileges"] == ["yes"] and said["ProtectSystem"] == ["strict"]
-    assert said["User"][0] in ("meshagent", "meshagent-authority") and "DynamicUser" not in said
     assert said["ConditionPathExists"][0].startswith("/etc/meshagent/")
+    assert "DynamicUser" not in said and (name in DAEMONS) == ("User" in said)
+
+
+@pytest.mark.parametrize("name", DAEMONS)
+def test_a_daemon_has_a_static_user(name):
+    assert settings(unit_text(name, COMMAND))["User"][0] in ("meshagent", "meshagent-authority")
+
+
+def test_capture_is_there_before_whatever_may_call_or_be_called_and_a_shutdown_does_not_end_it():
+    said = settings(unit_text("meshagent-redirect.service", COMMAND))
+    assert {"sysinit.target", "network-pre.target"} <= set(said["Before"][0].split())
+    assert said["DefaultDependencies"] == ["no"] and said["WantedBy"] == ["sysinit.target"]
+    assert not {"Conflicts", "PartOf", "BindsTo", "Requires", "PropagatesStopTo"} & said.keys()
+    assert said["CapabilityBoundingSet"] == ["CAP_NET_ADMIN CAP_DAC_OVERRIDE"]
 
 
 def test_envoy_stops_before_the_agent_and_no_dependency_ties_it_to_what_happens_to_the_agent():
