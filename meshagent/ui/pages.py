@@ -8,6 +8,7 @@ from typing import Any
 
 from meshagent import __version__
 from meshagent.cli.policy_history import edit_row, head_row
+from meshagent.cli.standings import line_of
 from meshagent.errors import AgentUnreachable, MeshError, NotFound, StoreDenied, StoreUnavailable
 from meshagent.model.mesh import Mesh
 from meshagent.model.reasons import reason
@@ -97,8 +98,11 @@ class Pages:
 
     async def service(self, query: Query) -> Data:
         """One service."""
-        live = await self._live.numbers()
-        return one_service(await self._sight.seen(), query.get("name", ""), live.pairs, self._clock())
+        name, live, seen = query.get("name", ""), await self._live.numbers(), await self._sight.seen()
+        told = one_service(seen, name, live.pairs, self._clock())
+        found = await self._sight.rollouts() if ("rollout", name) in seen.documents else []
+        rollout = next((row | {"words": line_of(row)} for row in found if row["service"] == name), None)
+        return told | {"rollout": rollout}
 
     async def hosts(self, _: Query) -> Data:
         """The hosts that report, and this one as its agent tells it; `agent` is None without one, and `why` says why."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from meshagent.api.fleet import FleetTraffic, fleet_traffic
 from meshagent.cli.ca_status import roots_and_authorities
 from meshagent.cli.mesh import OpenMesh, Seen
+from meshagent.cli.rollout_status import read_standings
 from meshagent.cli.session import Session
 from meshagent.errors import MeshError
 from meshagent.state.catalog import read_reports
@@ -49,6 +50,10 @@ class Sight:
     async def authorities(self) -> dict[str, list[Data]]:
         """The roots that are believed, and who signs."""
         return await self._once("authorities", lambda: self._of_mesh(roots_and_authorities))
+
+    async def rollouts(self) -> list[Data]:
+        """Where rollouts stand."""
+        return await self._once("rollouts", lambda: self._of_mesh(read_standings))
 
     async def store(self) -> tuple[str, StoreHealth]:
         """Where the store is, as it may be shown, and how it is."""

@@ -63,6 +63,8 @@ async def it():
             }
             split = [{"subset": "v1", "weight": 90}, {"subset": "v2", "weight": 10}]
             rules = [{"match": {"path_prefix": "/new"}, "to": split}, {"name": "all", "timeout": "2s"}]
+            two = {"kind": "service", "name": "web", "subsets": subsets["subsets"]}
+            await mesh.apply(two, {"kind": "rollout", "name": "web", "base": "v1", "to": "v2", "state": "paused"})
             await mesh.applied(await mesh.apply(subsets, {"kind": "route", "name": "payments", "rules": rules}))
             async with Load(web, 1, RATE), Load(orders, 1, 2), served(mesh.url, agent.api) as ui, chromium() as page:
                 await enter(page, ui)
@@ -125,6 +127,14 @@ async def test_the_matrix_says_by_keys_alone_who_decides(it):
     assert await it.page.faults() == []
     await it.page.press("Enter")  # its only button closes it
     await click(it.page, "dialog button")
+
+
+async def test_a_rollout_is_told_on_the_page_of_its_service(it):
+    await it.page.goto(f"{it.ui.base}#/services/web")
+    await it.page.until(SHOWN.format(title="web"))
+    said = str(await it.page.evaluate("document.querySelector('#part-rollout').parentElement.innerText"))
+    assert "rollout web: paused, 100 % to v1, 0 % to v2" in said, said
+    assert await it.page.faults() == []
 
 
 async def test_what_if_says_what_explain_and_plan_say_and_changes_nothing(it):

@@ -22,6 +22,7 @@ export function draw(data, asked, redraw) {
       {
         type: "button",
         id: `at ${key(row)}`,
+        "aria-label": `Why ${row.source} to ${row.destination} at ${moment(row.time)}`,
         on: {
           click: () => {
             state.at = key(row);

@@ -103,6 +103,7 @@ function one(data, redraw) {
       "Who may call it",
       table({ id: "rules", caption: `Rules for calls to ${data.name}`, columns: RULES, rows: data.rules, redraw }),
     ),
+    data.rollout && part("Rollout", rollout(data.rollout, redraw)),
     data.routes.length > 0 && part("Route", data.routes.map(route)),
     data.settings.length > 0 &&
       part(
@@ -219,6 +220,32 @@ export function from(origin) {
   const place = origin.file ? `${origin.file}:${origin.line}` : "";
   return [place, origin.who && `by ${origin.who}`].filter(Boolean).join(" ");
 }
+
+function rollout(data, redraw) {
+  const targets = [
+    { service: data.service, subset: data.base, percent: 100 - data.percent },
+    { service: data.service, subset: data.to, percent: data.percent },
+  ];
+  const rows = Object.entries(data.measured).map(([subset, found]) => ({ subset, ...found }));
+  return [
+    h("p", {}, data.words),
+    shares(targets),
+    table({ id: "rollout", caption: "Counted in this step", columns: MEASURED, rows, redraw }),
+  ];
+}
+
+const MEASURED = [
+  { title: "Subset", value: (row) => row.subset },
+  { title: "Requests", right: true, value: (row) => row.requests },
+  { title: "Failed", right: true, value: (row) => row.failed },
+  {
+    title: "Errors",
+    right: true,
+    value: (row) => row.error_rate,
+    cell: (row) => percent(row.error_rate === null ? null : row.error_rate / 100),
+  },
+  { title: "p99", right: true, value: (row) => row.p99_ms, cell: (row) => milliseconds(row.p99_ms) },
+];
 
 function route(rule) {
   const name = `Rule ${rule.index}${rule.name ? ` (${rule.name})` : ""}`;
