@@ -8,8 +8,9 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -160,7 +161,7 @@ async def chromium():
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
         env={**os.environ, "HOME": str(directory)},
-        start_new_session=True,
+        start_new_session=True,  # a group of its own, to be ended as a whole
     )
     try:
         async with aiohttp.ClientSession() as http:
@@ -173,9 +174,20 @@ async def chromium():
                 yield page
                 await page.close()
     finally:
-        process.terminate()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # Debian's program is a script that starts the browser
         await process.wait()
+        await _removed(directory)
+
+
+async def _removed(directory: Path) -> None:
+    """Until the profile is gone: who is being killed may still write a file."""
+    for _ in range(100):
         shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"chromium still writes into {directory}")
 
 
 async def _port(directory: Path, process: asyncio.subprocess.Process) -> int:
