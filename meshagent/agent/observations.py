@@ -72,13 +72,13 @@ class Observations:
 
     def take(self, event: dict[str, Any]) -> None:
         """A line of the access log. What passed and shadow would have refused is kept, everything else is not for here."""
-        if event.get("shadow") != "denied":
+        if "shadow" not in event:
             return
         try:
             seen = seen_of(event)
         except ValueError:
             return
-        if seen.reason == "intention" or not seen.destination:
+        if not seen.doubted or not seen.destination:
             return
         self._lines += 1
         key = CallKey(seen.source, seen.destination, seen.method, pattern_of(seen.path))

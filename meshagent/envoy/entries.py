@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 
 _JUDGES = ("envoy.filters.http.rbac", "envoy.filters.network.rbac")
-_RULE = "enforced_effective_policy_id"
+_RULE, _SHADOW = "enforced_effective_policy_id", "shadow_engine_result"
 _REFUSED, _TICKET = "x-mesh-refused", "x-mesh-ticket"
 # The names that Envoy's text logs have for them (docs: access log, command operators).
 _FLAGS = {
@@ -91,7 +91,8 @@ def _seen(side: str, service: str, common: AccessLogCommon, more: dict[str, Any]
         "instance": _address(common.upstream_remote_address) if side != "inbound" else "",
         "duration_ms": common.duration.ToMilliseconds(),
         "remote": _address(common.downstream_remote_address),
-        "rule": _rule(common),
+        "rule": _judged(common, _RULE),
+        "shadow": _judged(common, _SHADOW),
     }
     seen = seen_of(told | more)
     return replace(seen, destination=called) if side == "gateway" else seen
@@ -135,12 +136,13 @@ def _flags(flags: ResponseFlags) -> list[str]:
     return [_FLAGS[field.name] for field, _ in flags.ListFields() if field.name in _FLAGS]
 
 
-def _rule(common: AccessLogCommon) -> str:
+def _judged(common: AccessLogCommon, what: str) -> str:
+    """What the filter of the rules says of the call."""
     for judge in _JUDGES:
         if judge in common.metadata.filter_metadata:
             found = common.metadata.filter_metadata[judge].fields
-            if _RULE in found:
-                return found[_RULE].string_value
+            if what in found:
+                return found[what].string_value
     return ""
 
 

@@ -31,7 +31,7 @@ class Seen:
     `far_ticket` what came with the answer of another one. `reason` is a code of `model/reasons.py`, "" where nothing
     failed; `flags` are Envoy's, `flag_words` say them. `rule` is the id of the rule that let it in. `status` and the fields
     of requests are 0 and "" for connections. `duration_ms` is -1 where nobody knows it. `claimed` is what a certificate says that
-    was not believed.
+    was not believed. `doubted`: it was let in, and shadow would refuse it.
     """
 
     time: datetime
@@ -63,6 +63,7 @@ class Seen:
     remote: str
     server_name: str
     claimed: str
+    doubted: bool
 
     @property
     def http(self) -> bool:
@@ -186,6 +187,7 @@ def seen_of(event: dict[str, Any]) -> Seen:
         remote=_text(event, "remote"),
         server_name=_text(event, "server_name"),
         claimed=_text(event, "claimed"),
+        doubted=_text(event, "shadow") == "denied" and not details.startswith("rbac_access_denied"),
     )
 
 

@@ -63,6 +63,7 @@ PERMISSIONS = st.builds(Permission, action=ACTIONS, http=MATCHES)
 SOURCES = both(
     one_of(action=ACTIONS, permissions=lists(PERMISSIONS, min_size=1)),
     st.fixed_dictionaries({"name": NAMES | st.just("*"), "expires_at": st.none() | TIMES, "reason": TEXTS}),
+    st.fixed_dictionaries({"shadow": st.booleans()}),
 ).map(lambda fields: IntentionSource(**fields))
 CHECKS = both(
     one_of(
@@ -112,7 +113,7 @@ DOCUMENTS = {
     "intention": st.builds(
         Intention,
         name=NAMES | st.just("*"),
-        sources=lists(SOURCES, unique_by=lambda source: source.name),
+        sources=lists(SOURCES, unique_by=lambda source: source.part),
     ),
     "service": st.builds(
         Service,

@@ -49,6 +49,7 @@ def test_an_inbound_request_is_by_who_has_proven_to_be_it():
     entry.common_properties.upstream_cluster = "app/api/api"
     judged = entry.common_properties.metadata.filter_metadata["envoy.filters.http.rbac"]
     judged.fields["enforced_effective_policy_id"].string_value = "api/web"
+    judged.fields["shadow_engine_result"].string_value = "denied"
     seen = only(message, "inbound", "api")
     assert (seen.side, seen.service, seen.source, seen.destination) == ("inbound", "api", "web", "api")
     assert (seen.method, seen.path, seen.status, seen.duration_ms, seen.rule) == (
@@ -59,6 +60,7 @@ def test_an_inbound_request_is_by_who_has_proven_to_be_it():
         "api/web",
     )
     assert (seen.bytes_received, seen.bytes_sent, seen.remote) == (3, 5, "10.0.0.5:4711")
+    assert seen.doubted
     assert seen.time == BEGAN.replace(microsecond=123000) and seen.reason == ""
 
 

@@ -91,6 +91,27 @@ async def test_a_refused_request_is_told_apart_and_every_one_is_handed_on(log: P
     assert [(one["event"], one["path"]) for one in captured] == [("request_refused", "/a"), ("request_logged", "/b")]
 
 
+async def test_what_shadow_alone_would_refuse_is_handed_on_and_not_said_one_by_one(log: Path) -> None:
+    went_well = {"side": "inbound", "status": 200, "details": "via_upstream", "shadow": "denied", "path": "/a"}
+    lines = [
+        went_well,
+        went_well | {"status": 500, "path": "/b"},
+        went_well | {"status": 403, "details": "rbac_access_denied_matched_policy[none]", "path": "/c"},
+        went_well | {"shadow": "allowed", "path": "/d"},
+    ]
+    handed: list[dict[str, Any]] = []
+    with capture_logs() as captured:
+        async with doing(tell_requests(log, NOBODY, handed.append)):
+            add(log, *lines)
+            await until(lambda: len(handed) == 4)
+    assert handed == lines
+    assert [(one["event"], one["path"]) for one in captured if "path" in one and one["path"] != str(log)] == [
+        ("request_logged", "/b"),
+        ("request_refused", "/c"),
+        ("request_logged", "/d"),
+    ]
+
+
 async def test_a_file_that_grows_too_long_is_put_aside_once_and_envoy_told(log: Path) -> None:
     asked: list[str] = []
 

@@ -51,6 +51,13 @@ def test_a_line_becomes_a_value():
     assert json.loads(json.dumps(seen.data()))["time"] == "2026-11-21T12:00:00+00:00"
 
 
+def test_what_shadow_would_refuse_is_doubted_unless_it_was_refused():
+    passed = {**REFUSED, "status": 200, "details": "via_upstream", "shadow": "denied"}
+    assert seen_of(passed).doubted and seen_of(passed).data()["doubted"]
+    assert not seen_of({**passed, "shadow": "allowed"}).doubted
+    assert not seen_of({**REFUSED, "shadow": "denied"}).doubted and not seen_of(REFUSED).doubted
+
+
 def test_a_callers_line_names_what_it_called():
     seen = seen_of({**REFUSED, "side": "outbound to payments", "service": "web", "flags": "UF,URX", "status": 503})
     assert (seen.side, seen.source, seen.destination) == ("outbound", "web", "payments")

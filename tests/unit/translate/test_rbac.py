@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +12,7 @@ from meshagent.model.intention import HeaderMatch, HttpMatch, Permission
 from meshagent.model.view import Guard, Rule
 from meshagent.policy.explain import explain
 from meshagent.policy.request import Malformed, Request, judged_path
-from meshagent.translate.rbac import guard_rules, plain_rules
+from meshagent.translate.rbac import caller_config, guard_rules, plain_rules
 from tests.unit.translate import walker
 from tests.unit.translate.walker import allowed
 
@@ -98,6 +100,17 @@ def test_another_trust_domain_is_nobody(guard, request):
     path = judged_path(request.path)
     for uri in ("spiffe://mesh.internal.evil/svc/web", "spiffe://MESH.internal/svc/web", "spiffe://other/svc/web"):
         assert not allowed(guard_rules(guard, DOMAINS), [uri], request, path)
+
+
+@settings(max_examples=100)
+@given(guards, guards, st.sampled_from([*NAMES, "stranger"]), requests)
+def test_the_filter_judges_by_the_shadow_beside_what_is_in_force(guard, shadow, source, request):
+    made = caller_config("http", replace(guard, shadow=shadow), source)
+    path = judged_path(request.path)
+    walker.JOIN = False
+    for rules, judge in ((made.rules, guard), (made.shadow_rules, shadow)):
+        assert allowed(rules, [], request, path) == explain(judge, source, request).allowed
+    assert not caller_config("http", guard, source).HasField("shadow_rules")
 
 
 @given(guards)
