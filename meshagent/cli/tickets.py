@@ -183,7 +183,9 @@ def _words(line: Data, judged: Judged | None, code: str) -> list[str]:
     for title, name in _ROWS:
         value = ", ".join(line[name]) if isinstance(line[name], list) else line[name]
         words += [f"  {title:<8} {value}"] if value else []
-    return words
+    return [
+        " ".join(each.splitlines()) for each in words
+    ]  # what a stranger's certificate says makes no line of its own
 
 
 def _policy_words(judged: Judged) -> list[str]:

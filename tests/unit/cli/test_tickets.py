@@ -125,6 +125,13 @@ def test_another_hosts_ticket_is_sent_there(mesh, logged):
     assert "another host's proxy answered" in result.stderr and "503 app-down" in result.stdout
 
 
+def test_what_a_stranger_wrote_makes_no_line_of_its_own(mesh, logged):
+    logged(line(claimed="spiffe://x/y\n  next     sudo rm", failure="TLS_error: \x1b[2J", status=0, details=None))
+    shown = mesh.run("explain", TICKET).stdout
+    assert not any(row.startswith("  next     sudo") for row in shown.splitlines())
+    assert "\x1b" not in shown
+
+
 def test_the_log_is_printed_with_reasons_and_tickets(agent, logged):
     logged(line(), line(status=503, flags="UF,URX", details="x"))
     shown = agent.run("proxy", "requests", "--source", "web", "--failed", "--limit", "5").stdout
