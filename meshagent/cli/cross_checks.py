@@ -97,7 +97,7 @@ def _l7_errors(
         service = ("external" if ("external", destination) in after else "service", destination)
         protocols = spoken(after.get(service), instances, destination)
         for index, source in enumerate(intention.sources):
-            if not (problem := l7_problem(intention, source.name, protocols)):
+            if not (problem := l7_problem(destination, source, protocols)):
                 continue
             words = f"{source.name} -> {destination} {problem}"
             if place := places.get(("intention", destination)):

@@ -252,8 +252,7 @@ def _require_http(seen: Seen, wish: Wish) -> None:
     if wish.http is None or wish.destination == ANY:
         return
     probe = amended(wish, None, None, "deny").source
-    document = placed(None, wish.destination, probe)
-    if problem := l7_problem(document, wish.source, seen.protocols(wish.destination)):
+    if problem := l7_problem(wish.destination, probe, seen.protocols(wish.destination)):
         raise InvalidDocument((Problem("", 0, f"{wish.source} -> {wish.destination}", problem),))
 
 

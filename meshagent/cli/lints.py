@@ -132,7 +132,7 @@ def _never_asked(written: Written, _: Around) -> Iterator[Problem]:
 
 def _everybody(written: Written, _: Around) -> Iterator[Problem]:
     for index, source in _sources(written):
-        if source.name == ANY and source.action == "allow":
+        if source.name == ANY and source.action == "allow" and not source.shadow:
             words = "allows every service, and each that will ever be registered: name those that are meant"
             yield finding(written, words, "sources", index)
 

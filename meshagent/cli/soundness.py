@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from meshagent.cli.lazy import did_you_mean
-from meshagent.model.intention import HttpMatch, Intention, Permission
+from meshagent.model.intention import HttpMatch, IntentionSource, Permission
 from meshagent.model.mesh import Mesh
 from meshagent.model.names import ANY, HTTP_PROTOCOLS, Protocol
 
 
-def l7_problem(intention: Intention, source: str, protocols: Collection[Protocol]) -> str:
+def l7_problem(destination: str, source: IntentionSource, protocols: Collection[Protocol]) -> str:
     """Why a source's permissions cannot be judged by a service that speaks these protocols; empty when they can."""
-    held = [each for each in intention.sources if each.name == source]
-    if not any(each.permissions for each in held) or all(protocol in HTTP_PROTOCOLS for protocol in protocols):
+    if not source.permissions or all(protocol in HTTP_PROTOCOLS for protocol in protocols):
         return ""
     return (
-        f"has permissions on requests, but {intention.name} is a tcp service, whose proxy sees none and denies all. "
-        f"Say `protocol: http` where {intention.name} is registered or in its service document, or give an action"
+        f"has permissions on requests, but {destination} is a tcp service, whose proxy sees none and denies all. "
+        f"Say `protocol: http` where {destination} is registered or in its service document, or give an action"
     )
 
 

@@ -79,7 +79,7 @@ def _allowed(world: World) -> Iterator[Pair]:
         if destination == ANY or stated.broken:
             continue
         for source in stated.thing.sources:
-            if source.name != ANY and source.action != "deny":
+            if source.name != ANY and source.action != "deny" and not source.shadow:
                 yield source.name, destination
 
 

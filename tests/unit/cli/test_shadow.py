@@ -113,3 +113,23 @@ def test_a_case_can_expect_what_shadow_would_do(mesh, tmp_path, expected, code):
     )
     told = mesh.run("policy", "test", "-f", str(tmp_path), code=code)
     assert ("in shadow: no intention names batch -> payments" in told.stdout) == (code == 5)
+
+
+def test_a_shadow_that_asks_of_requests_what_a_tcp_service_cannot_tell_is_refused_with_its_line(mesh, tmp_path):
+    mesh.register("db", "tcp")
+    file = tmp_path / "db.yaml"
+    file.write_text(
+        "kind: intention\nname: db\nsources:\n- {name: web, action: allow}\n"
+        "- {name: web, shadow: true, permissions: [{action: allow, http: {methods: [GET]}}]}\n"
+    )
+    said = mesh.run("policy", "apply", "-f", str(file), code=3).stderr
+    assert said.count("db is a tcp service") == 1 and "db.yaml:5" in said
+    assert "tcp service" in mesh.run("intention", "deny", "web", "db", "--path", "/x", "--shadow", code=3).stderr
+
+
+def test_an_allow_in_shadow_allows_nobody_and_no_lint_says_that_it_does(mesh, tmp_path):
+    file = tmp_path / "payments.yaml"
+    file.write_text("{kind: intention, name: payments, sources: [{name: '*', action: allow, shadow: true}]}")
+    assert "L006" not in mesh.run("policy", "lint", "-f", str(file)).stdout
+    file.write_text("{kind: intention, name: payments, sources: [{name: '*', action: allow}]}")
+    assert "L006" in mesh.run("policy", "lint", "-f", str(file), code=5).stdout
