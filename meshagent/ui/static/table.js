@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 
-const LONGEST = 150; // rows, before somebody asks for the rest
+const LONGEST = 100; // rows, before somebody asks for the rest
 const sorted = new Map();
 const whole = new Set();
 
