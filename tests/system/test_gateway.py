@@ -157,7 +157,8 @@ async def test_from_outside_host_and_path_lead_to_services_and_intentions_to_the
     assert (status, body[:3]) == ("200", b"web")
     async with front.connected("shop.example.org", newest=ssl.TLSVersion.TLSv1_2) as (_, writer):
         assert writer.get_extra_info("ssl_object").version() == "TLSv1.2"
-    assert (await front.get("else.example.org")).status == 404
+    nowhere = await front.get("else.example.org")
+    assert (nowhere.status, nowhere.headers["x-mesh-refused"]) == (404, "no-route") and nowhere.headers["x-mesh-ticket"]
     with_host = b"GET / HTTP/1.1\r\nhost: shop.example.org\r\nconnection: close\r\n\r\n"
     assert b"x-app: web" in await raw(front.plain_port, with_host)
     assert (await get(front.plain_port)).status == 404  # host: app
