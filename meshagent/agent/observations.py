@@ -68,6 +68,7 @@ class Observations:
             return
         self._rows = {row.key: row for row in kept.rows}
         self._counted = {row.key: row.calls for row in kept.counted}
+        self._operations.sampled = kept.sampled
         self._operations.observed = self.told = tuple(kept.rows)
 
     def take(self, event: dict[str, Any]) -> None:
@@ -120,6 +121,8 @@ class Observations:
         """Have Envoy log as many of the doubted requests as this host can well read."""
         self._percent = next_percent(self._percent, self._lines, _MOST_LINES)
         self._lines = 0
+        if self._percent < ALL:
+            self._operations.sampled = self._clock()
         if self._percent == self._said:
             return
         try:
@@ -184,7 +187,8 @@ class Observations:
             ObservedRecord.of(key, calls, self._clock()) for key, calls in sorted(self._counted.items()) if calls
         ]
         try:
-            write_private(self._path, _Kept(rows=list(self.told), counted=counted).model_dump_json().encode())
+            kept = _Kept(rows=list(self.told), counted=counted, sampled=self._operations.sampled)
+            write_private(self._path, kept.model_dump_json().encode())
         except MeshError as error:
             _log.warning("observations_not_kept", problem=error.message)
 
@@ -194,6 +198,7 @@ class _Kept(Model):
 
     rows: list[ObservedRecord]
     counted: list[ObservedRecord]
+    sampled: datetime | None = None
 
 
 def _leads_there(route: str) -> bool:

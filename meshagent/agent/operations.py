@@ -75,6 +75,7 @@ class Operations:
     applied_bundle = ""
     _held: World | None = None  # a first World that waits for the instances of upstreams
     observed: tuple[ObservedRecord, ...] = ()  # what this host saw of calls
+    sampled: datetime | None = None  # and when last it did not see them all
     rollouts: Rollouts | None = None  # whose problems are this host's too
 
     def __init__(
@@ -386,6 +387,7 @@ class Operations:
             bundle=self.applied_bundle,
             metrics=self.here.metrics,
             observed=list(self.observed),
+            sampled=self.sampled,
             at=self._clock(),
         )
         self.membership.report(report, urgent=urgent)

@@ -15,6 +15,7 @@ from meshagent.cli.options import DURATION, SERVICE, awaited, mesh_options
 from meshagent.cli.output import emit, say, show, warn
 from meshagent.cli.policy_diff import plan_data
 from meshagent.cli.rulebook import tell_problems
+from meshagent.cli.rules import moment
 from meshagent.cli.session import Session
 from meshagent.documents.encode import plain
 from meshagent.model.intention import Intention, IntentionSource
@@ -26,6 +27,7 @@ from meshagent.state.changes import Name
 from meshagent.state.records import ReportRecord
 
 Data = dict[str, Any]
+_KEPT = timedelta(days=7)  # what hosts tell of
 _OPEN = "every call that no intention names passes and is counted: once nothing is suggested any more, say default_action: deny"
 
 
@@ -56,6 +58,12 @@ async def suggest(session: Session, since: timedelta | None, service: str | None
         show(_data(made), "json")
     elif made.documents:
         emit("---\n".join(document_text(each, made.suggestions) for each in made.documents).rstrip("\n"))
+    if by_request:
+        for report in reports:
+            if report.sampled and report.sampled >= now - (since or _KEPT):
+                warn(
+                    f"{report.host} had more requests than it logs (the last at {moment(report.sampled)}): paths may be missing"
+                )
     _tell(seen, reports, made)
 
 

@@ -173,7 +173,8 @@ class ReportRecord(Model):
 
     `revision` is the policy revision, `bundle` the digest of the trust bundle, that its proxy has applied; `roots` says
     of each service the root (hex SHA-256) that the certificate which its proxy has applied leads to. `metrics` is where
-    other hosts find its metrics page (address:port), or empty. `observed` are calls by services of it, and to them.
+    other hosts find its metrics page (address:port), or empty. `observed` are calls by services of it, and to them;
+    `sampled` is when last not every request of these was logged.
     """
 
     v: Version = 1
@@ -191,6 +192,7 @@ class ReportRecord(Model):
     bundle: str = ""
     metrics: str = Field(default="", max_length=300)
     observed: list[ObservedRecord] = []
+    sampled: datetime | None = None
     at: datetime
 
 

@@ -29,6 +29,8 @@ class Place:
     def again(self):
         """What the next agent on this host begins with."""
         operations = SimpleNamespace(converger=SimpleNamespace(world=self.world), observed=())
+        self.operations = operations
+        operations.sampled = None
         operations.report = lambda urgent: self.told.append(operations.observed)
         made = Observations(self.path.parent, lambda: self.now, self.edges, operations, self)
         made.load()
@@ -121,6 +123,7 @@ async def test_of_a_flood_as_much_is_logged_as_can_be_read_and_the_numbers_are_t
         await place.seen.run()
     share = "/runtime_modify?meshagent.shadow_log_percent="
     assert place.asked == [f"{share}100", f"{share}25", f"{share}100"]
+    assert place.operations.sampled == START
     assert place.later(61) == {CallKey("web", "pay", "GET", "/orders/*"): 4000 + 4 * (1000 + 1000 + 10) + 10}
 
 
@@ -152,7 +155,11 @@ def test_a_restart_forgets_nothing_and_counts_nothing_twice(place):
     place.seen.count([edge(5)])
     place.seen.take(line())
     before = place.later(1)
+    place.operations.sampled = START
+    place.seen.count([edge(6)])
+    before |= place.later(61)
     place.seen = place.again()
+    assert place.operations.sampled == START
     assert {row.key: row.calls for row in place.told[-1]} == before
     place.seen.count([edge(7)])
     assert place.later(61)[CallKey("web", "pay")] == 7

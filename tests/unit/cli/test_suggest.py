@@ -89,6 +89,14 @@ def test_a_pair_without_a_logged_request_is_told(shop):
     assert "web -> payments: no request of it was logged, so it is allowed whole" in told.stderr
 
 
+def test_a_host_that_did_not_log_everything_is_told_where_it_matters(shop):
+    shop.report("vm-2", ["payments"], 3, observed=[], sampled=NOW - timedelta(hours=2))
+    words = "vm-2 had more requests than it logs"
+    assert words in shop.run("intention", "suggest", "--l7").stderr
+    assert words not in shop.run("intention", "suggest", "--l7", "--since", "1h").stderr
+    assert words not in shop.run("intention", "suggest").stderr
+
+
 def test_what_a_shadow_names_is_told_and_left_alone(shop):
     shop.run("intention", "deny", "web", "payments", "--shadow")
     told = shop.run("intention", "suggest", "--service", "payments")
