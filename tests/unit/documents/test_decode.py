@@ -26,7 +26,7 @@ name: payments
 protocol: http
 """
 
-_KINDS = "external, gateway, intention, mesh, route, service"
+_KINDS = "external, gateway, intention, mesh, rollout, route, service"
 
 
 def problems(text):

@@ -15,6 +15,7 @@ from meshagent.model.gateway import Gateway
 from meshagent.model.intention import HeaderMatch, HttpMatch, Intention, IntentionSource, Permission
 from meshagent.model.kinds import KINDS
 from meshagent.model.mesh import AccessLog, Mesh
+from meshagent.model.rollout import Rollout
 from meshagent.model.route import Route
 from meshagent.model.service import Check, Service, ServiceDefinition, Upstream
 
@@ -147,6 +148,18 @@ DOCUMENTS = {
             ).map(tuple),
         }
     ).map(Gateway.model_validate),
+    "rollout": st.builds(
+        Rollout,
+        name=NAMES,
+        base=st.just("v1"),
+        to=NAMES.filter(lambda name: name != "v1"),
+        steps=st.sets(st.integers(1, 99), max_size=4).map(lambda steps: (*sorted(steps), 100)),
+        every=st.integers(1, 10**6).map(lambda seconds: timedelta(seconds=seconds)),
+        max_error_rate=st.floats(0, 99),
+        max_p99=st.none() | st.integers(1, 10**6).map(lambda milliseconds: timedelta(milliseconds=milliseconds)),
+        state=st.sampled_from(["running", "paused", "aborted", "promoted"]),
+        id=st.sampled_from(["", "20261121T184011Z", "1e5", "on"]),
+    ),
 }
 DEFINITIONS = st.builds(
     ServiceDefinition,
