@@ -16,6 +16,7 @@ from meshagent.agent.converge import Converger
 from meshagent.agent.health import HealthChecks
 from meshagent.agent.identities import Identities
 from meshagent.agent.membership import Membership
+from meshagent.agent.ports import until_free
 from meshagent.agent.propagation import Propagation
 from meshagent.agent.rollouts import Rollouts
 from meshagent.agent.roster import Place, Registered, Roster, Source
@@ -255,6 +256,7 @@ class Operations:
         self.roster.remove(found.place)
         generation = self.converger.serve(self.converger.world) if self.converger.world else 0
         await self.xds.wait_applied(generation, 2.0)
+        await until_free(self.roster.given_up(found))
         return found, asyncio.get_running_loop().time() - started
 
     async def leave(self) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import structlog
 
-from meshagent.agent.ports import require_free
+from meshagent.agent.ports import is_free, require_free
 from meshagent.errors import DataDirUnusable, MeshError, NotFound, PortInUse, UsageProblem
 from meshagent.model.names import UNSPECIFIED
 from meshagent.model.service import ServiceDefinition
@@ -125,6 +125,14 @@ class Roster:
                 _log.error("roster_not_written", path=str(self._path), problem=str(error))
             self._changed()
 
+    def given_up(self, gone: Registered) -> list[tuple[str, int]]:
+        """Where nobody has to listen any more without this one: its upstreams' ports and its own port for mTLS."""
+        others = list(self._registered.values())
+        theirs = {up.local_port for each in others for up in each.definition.upstreams}
+        own = sorted({up.local_port for up in gone.definition.upstreams if up.local_port} - theirs)
+        kept = any(each.mtls_port == gone.mtls_port for each in others) or self._gateways
+        return [("127.0.0.1", port) for port in own] + ([] if kept else [(self._address, gone.mtls_port)])
+
     def find(self, service: str, instance_id: str | None = None) -> Registered:
         """The instance, or a service's only one. Raises NotFound, and UsageProblem when there are several."""
         found = [each for each in self._registered.values() if each.definition.name == service]
@@ -196,7 +204,7 @@ class Roster:
         if port := held.get(definition.name):
             return port
         for port in range(self._capture_port, self._capture_port + 1 + _MORE_PORTS):
-            if port not in held.values() and _is_free("127.0.0.1", port):
+            if port not in held.values() and is_free("127.0.0.1", port):
                 return port
         raise PortInUse(
             f"no free port from {self._capture_port} to {self._capture_port + _MORE_PORTS} to capture {definition.name}",
@@ -216,20 +224,12 @@ class Roster:
         for other in (definition, *(each.definition for each in self._registered.values())):
             taken |= {other.port, *(upstream.local_port for upstream in other.upstreams if upstream.local_port)}
         for port in range(self._inbound_port + 1, self._inbound_port + 1 + _MORE_PORTS):
-            if port not in taken and _is_free(self._address, port):
+            if port not in taken and is_free(self._address, port):
                 return port
         raise PortInUse(
             f"no free port from {self._inbound_port + 1} to {self._inbound_port + _MORE_PORTS} for {definition.instance_id}",
             next_step="set another inbound_port in agent.yaml",
         )
-
-
-def _is_free(address: str, port: int) -> bool:
-    try:
-        require_free(address, port, "")
-    except PortInUse:
-        return False
-    return True
 
 
 def _local(each: Registered, world: World | None, address: str) -> Local:

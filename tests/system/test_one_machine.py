@@ -81,3 +81,8 @@ async def test_down_takes_a_service_out_and_up_brings_it_back():
         assert (await get(local["web", "payments"])).status == 503
         await agent.up(name="payments", port=payments.port, protocol="http")
         assert (await get(local["web", "payments"])).status == 200
+        calls = [{"service": name, "local_port": local["web", name]} for name in ("payments", "ledger")]
+        for _ in range(2):  # Envoy says that a listener is gone before its port is free
+            assert (await agent.down("web"))["http"] == 200
+            await agent.up(name="web", port=free_port(), protocol="http", upstreams=calls)
+            assert (await get(local["web", "payments"])).status == 200
