@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-NAMES = ("propagation", "footprint", "dataplane", "scale", "fanout", "applying", "upstreams")
+NAMES = ("propagation", "footprint", "dataplane", "scale", "fanout", "applying", "upstreams", "tapping")
 
 
 def main() -> None:

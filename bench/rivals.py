@@ -1,6 +1,7 @@
 """Hand-written Envoy configurations to compare with: one Envoy that carries both hops, as the agent's does.
 
 `lean`: HTTP/2 between the sidecars and the settings of a careful hand (few statistics, no dynamic ones, no extra headers).
+`logged`: the same with a log of errors at both ends, as the agent makes it; `tapped`: with the place of a tap beside it.
 `defaults`: HTTP/1.1 between the sidecars, and Envoy's defaults wherever nothing had to be said. The others: bench/shapes.py.
 """
 
@@ -9,7 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict
+
 from bench.shapes import SHAPES, shaped
+from meshagent.model.defaults import AccessLog as AccessLogPolicy
+from meshagent.model.tapping import TAP_CLUSTER
+from meshagent.translate.accesslog import INBOUND, OUTBOUND, Line, logs, written
+from meshagent.translate.settings import Settings
 
 _T = "type.googleapis.com/envoy."
 _STATS = [
@@ -21,8 +28,8 @@ _STATS = [
 
 def rival(kind: str, directory: Path, outbound: int, inbound: int, app: int) -> dict[str, Any]:
     """A whole bootstrap. `directory` holds root.pem, web.pem/.key and payments.pem/.key."""
-    lean = kind == "lean"
-    h2 = kind in ("lean", "kuma")
+    lean = kind in ("lean", "logged", "tapped")
+    h2 = lean or kind == "kuma"
     config: dict[str, Any] = {
         "node": {"id": kind, "cluster": "bench"},
         "static_resources": {
@@ -41,6 +48,8 @@ def rival(kind: str, directory: Path, outbound: int, inbound: int, app: int) -> 
     if lean:
         patterns = [{"safe_regex": {"regex": each}} for each in _STATS]
         config["stats_config"] = {"stats_matcher": {"inclusion_list": {"patterns": patterns}}}
+    if kind in ("logged", "tapped"):
+        _add_logs(config, directory, tapped=kind == "tapped")
     return shaped(kind, config) if kind in SHAPES else config
 
 
@@ -65,6 +74,18 @@ def wide(directory: Path, first: int, count: int, app: int, *, listeners: bool) 
         "node": {"id": "wide", "cluster": "bench"},
         "static_resources": {"listeners": opened, "clusters": clusters},
     }
+
+
+def _add_logs(config: dict[str, Any], directory: Path, *, tapped: bool) -> None:
+    settings, errors = Settings(f"{directory}/access.log"), AccessLogPolicy(only="errors")
+    for listener, side in zip(config["static_resources"]["listeners"], (f"{OUTBOUND}payments", INBOUND), strict=True):
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        line = Line("web", side, "bench", True)
+        made = logs(errors, line, settings) if tapped else written(errors, line, settings)
+        manager["access_log"] = [MessageToDict(each, preserving_proto_field_name=True) for each in made]
+    if tapped:
+        config["layered_runtime"] = {"layers": [{"name": "admin", "admin_layer": {}}]}
+        config["static_resources"]["clusters"].append(_cluster(TAP_CLUSTER, 1))
 
 
 def _manager(prefix: str, cluster: str, lean: bool, *, rbac: bool) -> dict[str, Any]:
