@@ -7,7 +7,7 @@ a rule behind the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import gcd
 
 from meshagent.model.rollout import WHOLE, percent_of
@@ -54,6 +54,15 @@ def rolled(world: World, upstream: str, serves: Serves) -> Stated[Route] | None:
     if world.rollouts.keys().isdisjoint(concerned):
         return route
     return with_splits(route, upstream, splits_of(world, concerned, serves))
+
+
+def as_routes(world: World) -> World:
+    """The world with its rollouts written into its routes as they stand now, and without rollouts."""
+    if not world.rollouts:
+        return world
+    made = {name: rolled(world, name, lambda *_: True) for name in {*world.routes, *world.rollouts}}
+    routes = {name: route for name, route in made.items() if route}
+    return replace(world, routes=routes, rollouts={}, progress={})
 
 
 def with_splits(route: Stated[Route] | None, upstream: str, splits: Mapping[str, Split]) -> Stated[Route]:

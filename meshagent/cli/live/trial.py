@@ -25,6 +25,7 @@ from meshagent.model.kinds import Document
 from meshagent.model.service import Check, ServiceDefinition, Upstream
 from meshagent.model.world import Stated, World
 from meshagent.policy.request import Request
+from meshagent.policy.rollouts import as_routes
 from meshagent.state.changes import Author, Name
 
 _FEW, _MANY, _MOST = 12, 400, 20_000  # calls of a case: of one place, of a split, and of the smallest shares
@@ -69,6 +70,10 @@ async def tried(
     files: Sequence[Located[Cases]], documents: Mapping[Name, Stated[Document]], world: World, by: Author
 ) -> tuple[Tried, ...]:
     """Every case, called in a mesh that is gone when this returns; each file has it for itself. EnvoyFailed, EnvoyMissing."""
+    if world.rollouts:  # they would go on by themselves
+        world = as_routes(world)
+        documents = {name: each for name, each in documents.items() if name[0] != "rollout"}
+        documents |= {("route", name): Stated(each.thing, each.origins) for name, each in world.routes.items()}
     casts = [parts_of(file.document, world) for file in files]
     places = tuple(dict.fromkeys(part.place for parts in casts for part in parts))
     found: list[Tried] = []

@@ -15,7 +15,7 @@ from meshagent.model.route import MAX_WEIGHT, Route
 from meshagent.model.service import Service, ServiceDefinition
 from meshagent.model.world import Local, Origin, Stated, World
 from meshagent.policy.resolve import Host, outbound_of, resolve, resolve_next
-from meshagent.policy.rollouts import Split, with_splits
+from meshagent.policy.rollouts import Split, as_routes, with_splits
 from meshagent.policy.shifts import Place, shifts
 from tests.unit.translate.route_table import instance
 
@@ -204,3 +204,14 @@ def test_shares_of_a_split_are_exact_and_its_weights_can_be_said(targets, percen
     assert len(got) == len(made) and max(got.values()) <= MAX_WEIGHT and None not in got
     for subset, weight in wanted.items():
         assert got.get(subset, 0) / sum(got.values()) == pytest.approx(weight / sum(wanted.values()), abs=1e-5)
+
+
+def test_written_into_routes_a_rollout_says_what_it_says_by_itself():
+    rules = ({"match": {"path_prefix": "/old"}, "to": [{"subset": "v1"}]},)
+    for held in (None, progress(1), progress(3, "done")):
+        before = world(*rules, held=held)
+        after = as_routes(before)
+        assert not after.rollouts and not after.progress
+        assert outbound_of(after, "web", "payments") == outbound_of(before, "web", "payments")
+    quiet = as_routes(after)
+    assert quiet is after
