@@ -14,6 +14,7 @@ from typing import Any, Never
 import structlog
 
 from meshagent import __version__
+from meshagent.agent.answers import SharedAnswers
 from meshagent.agent.authorities import Authorities
 from meshagent.agent.certificates import Certificates
 from meshagent.agent.converge import Converger
@@ -102,8 +103,7 @@ class Daemon:
         self.keys = Keys(signed=bool(self._trust))
         told = consul_intentions(config)  # where Consul says who is who, its own proxies and intentions count too
         self.catalog = catalog_at(config.store, access_of(config), self.store, self.keys, native=told is not None)
-        kept = data / "consul-intentions.json"
-        self._foreign = ForeignIntentions(told, kept, self._relay) if told else None
+        self._foreign = ForeignIntentions(told, data / "consul-intentions.json", self._relay) if told else None
         cache_ = Cache()
         self.xds = XdsServer(cache_)
         settings = BootstrapSettings(
@@ -157,6 +157,7 @@ class Daemon:
             self._relay,
             _now,
         )
+        shared = SharedAnswers(self.store, self.keys, config.host.name, lambda: membership.lease, _now)
         operations = Operations(
             here=self._here(""),
             roster=self.roster,
@@ -174,7 +175,7 @@ class Daemon:
             active=self._active,
             served=Served(self.envoy.admin.certs),
             authorities=self._authority,
-            certificates=Certificates(data / "acme", system_roots(), _now, self.converger, self.xds),
+            certificates=Certificates(data / "acme", system_roots(), _now, self.converger, self.xds, shared),
             foreign=self._foreign,
             dns=Responder.of(config.dns_address, config.dns_zone, lambda: self.roster.interest().upstreams),
         )

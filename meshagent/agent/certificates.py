@@ -8,11 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from meshagent.agent.answers import SharedAnswers
 from meshagent.agent.converge import Converger
 from meshagent.agent.key_pairs import KeyPairs
 from meshagent.agent.orders import Orders
 from meshagent.errors import AuthorityUnavailable
 from meshagent.model.gateway import Gateway
+from meshagent.model.world import World
 from meshagent.translate.gateway import gateway_listener_name
 from meshagent.xds.server import XdsServer
 
@@ -21,19 +23,32 @@ _STEP = "meshagent proxy status"
 
 
 class Certificates:
-    """Joins `KeyPairs` and `Orders` to the converger. `directory`: where orders are kept."""
+    """Joins `KeyPairs`, `Orders` and `SharedAnswers` to the converger. `directory`: where orders are kept."""
 
     def __init__(
-        self, directory: Path, roots: str, clock: Callable[[], datetime], converger: Converger, xds: XdsServer
+        self,
+        directory: Path,
+        roots: str,
+        clock: Callable[[], datetime],
+        converger: Converger,
+        xds: XdsServer,
+        shared: SharedAnswers,
     ) -> None:
         self._converger = converger
         self._xds = xds
+        self._ordering: frozenset[str] = frozenset()
+        self._own: Mapping[str, str] = {}
+        self._told: frozenset[str] = frozenset()  # gateways whose other hosts were told of our answers
+        self.shared = shared
+        shared.changed = self._answer
         self.files = KeyPairs(clock, lambda _: self._offer())
         self.orders = Orders(directory, roots, clock, self._offer, self._show)
 
-    def want(self, gateways: Iterable[Gateway]) -> None:
-        """Say which gateways this host serves."""
+    def want(self, gateways: Iterable[Gateway], world: World) -> None:
+        """Say which gateways this host serves, and who vouches for them."""
         served = tuple(gateways)
+        self._ordering = frozenset(gateway.name for gateway in served if gateway.orders)
+        self.shared.want(self._ordering, world.mesh.trust_domain, world.bundle)
         self.files.want(each for gateway in served for each in gateway.files)
         self.orders.want(each for gateway in served for each in gateway.orders)
 
@@ -42,12 +57,15 @@ class Certificates:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.files.run())
             group.create_task(self.orders.run())
+            group.create_task(self.shared.run())
 
     @property
     def problems(self) -> Iterator[tuple[str, str]]:
         """(certificate, what is wrong with it)."""
         yield from self.files.problems.items()
         yield from self.orders.problems.items()
+        if self.shared.problem:
+            yield "answers", self.shared.problem
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """What there is, by file or first name, as plain data."""
@@ -60,10 +78,20 @@ class Certificates:
     def _offer(self) -> None:
         self._converger.offer(key_pairs={**self.files.pairs, **self.orders.pairs})
 
+    def _answer(self) -> None:
+        self._converger.offer(challenges={**self.shared.others, **self._own})
+
     async def _show(self, challenges: Mapping[str, str]) -> None:
-        """Have the gateways answer these. Raises AuthorityUnavailable where Envoy does not: then no CA is asked in vain."""
-        self._converger.offer(challenges=challenges)
+        """Have the gateways answer these, here and on other hosts.
+
+        Raises AuthorityUnavailable where Envoy does not: then no CA is asked in vain.
+        """
+        self._own = challenges
+        self._answer()
         if not challenges:
+            told, self._told = self._told, frozenset()
+            if told:
+                await self.shared.withdraw(told)
             return
         world = self._converger.world
         applied = world is not None and await self._xds.wait_applied(self._converger.serve(world), _APPLIED_SECONDS)
@@ -72,6 +100,9 @@ class Certificates:
         if not self._asked_at():
             words = "no port is open on which the CA could ask: each one without tls is refused, or another's"
             raise AuthorityUnavailable(words, next_step=_STEP)
+        thumbprints = {token: answer.partition(".")[2] for token, answer in challenges.items()}
+        if await self.shared.publish(self._ordering, thumbprints, self._converger.svids):
+            self._told = self._ordering
 
     def _asked_at(self) -> set[str]:
         """The listeners without TLS that are open, of gateways that order."""

@@ -143,7 +143,7 @@ class Operations:
         """The store has a new World."""
         self.propagation.seen(world.revision, time.monotonic())
         self._want_identities(world)
-        self.certificates.want(served(world, self.roster.interest().gateways))
+        self.certificates.want(served(world, self.roster.interest().gateways), world)
         if self.converger.world is None and self._unlisted(world):
             if self._held is None:
                 asyncio.get_running_loop().call_later(_UNLISTED_SECONDS, self._release)

@@ -45,6 +45,7 @@ UNREADABLE = (  # all that cryptography raises on a certificate or request that 
 
 Wanted = TypeVar("Wanted", bound=x509.ExtensionType)
 _NEXT_STEP = "correct the CA's profile or role; a certificate that is in use stays until it ends"
+_ANY_LIFE = timedelta(days=3650)
 _BOTH_USES = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 _CLIENT_USE = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 _USE_NAMES = {ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth", ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth"}
@@ -141,6 +142,23 @@ def _accepted(
         return _svid(name, key_pem, [leaf, *(one for one in issuers if one not in roots)], path)
     except UNREADABLE as error:
         raise _refused(f"the certificate cannot be read: {error}") from error
+
+
+def check_peer(chain_pem: bytes, spiffe_id: str, bundle: TrustBundle, now: datetime) -> x509.Certificate:
+    """The certificate of somebody who says to be this service, after the same checks as our own, but for the key.
+
+    Raises CertificateRefused.
+    """
+    trust_domain = (parse_spiffe_id(spiffe_id) or ("", ""))[0]
+    try:
+        leaf, *issuers = _parse(chain_pem)
+        _check_names(leaf, spiffe_id)
+        _check_uses(leaf, _BOTH_USES)
+        _check_validity(leaf, now, _ANY_LIFE)
+        _verified_path(leaf, issuers, _roots(bundle, trust_domain), trust_domain, now)
+    except UNREADABLE as error:
+        raise _refused(f"the certificate cannot be read: {error}") from error
+    return leaf
 
 
 def _refused(reason: str) -> CertificateRefused:

@@ -46,7 +46,6 @@ class Facts:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     reports: Sequence[ReportRecord] = ()
-    ordering: frozenset[str] = frozenset()  # gateways that order certificates
     agent: Mapping[str, Any] | None = None
     agent_error: MeshError | None = None
     capture: Finding | None = None  # of transparent capture; None: nothing is captured
@@ -175,11 +174,5 @@ def _fleet(facts: Facts) -> Iterator[Finding]:
     if len(bundles) > 1:
         step = "wait some seconds; then look at the hosts that are behind: meshagent ca rotate --status"
         yield Finding("fleet", "warning", f"hosts believe different roots: {len(bundles)} trust bundles", step)
-    for gateway in sorted(facts.ordering):
-        if len(hosts := sorted(report.host for report in facts.reports if gateway in report.gateways)) > 1:
-            what = (
-                f"the gateway {gateway} orders certificates on {', '.join(hosts)}: a CA that asks the wrong one says no"
-            )
-            yield Finding("fleet", "warning", what, "docs/gateways.md, Several hosts")
     if facts.reports and not any(report.problems or report.rejected for report in facts.reports):
         yield Finding("fleet", "ok", f"{len(facts.reports)} hosts report, none with a problem")

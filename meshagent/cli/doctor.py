@@ -18,7 +18,6 @@ from meshagent.cli.session import Session
 from meshagent.cli.walked import walked
 from meshagent.errors import MeshError, StoreDenied
 from meshagent.host.resolver import looked_up
-from meshagent.model.gateway import Gateway
 from meshagent.model.mesh import Mesh
 from meshagent.state.catalog import read_reports
 from meshagent.state.keys import Interest
@@ -103,11 +102,6 @@ async def _mesh(session: Session, agent: dict[str, Any]) -> Facts:
                 revision=seen.revision,
                 unreadable={f"{kind} {name}": problem for (kind, name), problem in seen.problems.items()},
                 reports=await read_reports(mesh.store, mesh.keys),
-                ordering=frozenset(
-                    each.thing.name
-                    for each in seen.documents.values()
-                    if isinstance(each.thing, Gateway) and each.thing.orders
-                ),
             )
     except MeshError as error:
         return Facts(at, store_error=error)

@@ -90,6 +90,19 @@ class Keys:
         """Prefix of what hosts say of rollouts."""
         return f"{self.root}rollouts/"
 
+    @property
+    def answers(self) -> str:
+        """Prefix of what gateways answer CAs that ask them."""
+        return f"{self.root}acme/"
+
+    def answers_of(self, gateway: str) -> str:
+        """Prefix of what one gateway answers."""
+        return f"{self.answers}{gateway}/"
+
+    def answer(self, gateway: str, host: str) -> str:
+        """What one host wants a gateway to answer."""
+        return f"{self.answers_of(gateway)}{host}"
+
     def rollout(self, service: str) -> str:
         """Prefix of what hosts say of one service's rollout."""
         return f"{self.rollouts}{service}/"

@@ -51,7 +51,13 @@ def key_rights(grantee: Grantee, keys: Keys) -> tuple[Right, ...]:
     """What it needs of keys that every store has."""
     if grantee.role == "agent":
         own = Right(keys.config), Right(keys.bundle), Right(keys.report(grantee.host), write=True)
-        return *own, Right(keys.rollouts), *_rollout_rights(grantee, keys)
+        return (
+            *own,
+            Right(keys.rollouts),
+            *_rollout_rights(grantee, keys),
+            Right(keys.answers),
+            *_answers(grantee, keys),
+        )
     if grantee.role == "operator":
         enrolment = Right(keys.signers), Right(keys.tokens, write=True), Right(keys.grants, write=True)
         return Right(keys.config, write=True), Right(keys.bundle), Right(keys.reports), Right(keys.rollouts), *enrolment
@@ -65,6 +71,11 @@ def _rollout_rights(grantee: Grantee, keys: Keys) -> Iterator[Right]:
     for service in grantee.services:
         yield Right(keys.progress(service), write=True)
         yield Right(keys.measured(service, grantee.host), write=True)
+
+
+def _answers(grantee: Grantee, keys: Keys) -> Iterator[Right]:
+    """What the gateways among its services are to answer a CA that certifies this host's keys."""
+    return (Right(keys.answer(service, grantee.host), write=True) for service in grantee.services)
 
 
 def catalog_rights(grantee: Grantee, keys: Keys) -> tuple[Right, ...]:

@@ -57,6 +57,8 @@ ENROLMENT = (KEYS.signer("a1"), KEYS.token("0a"), KEYS.grant("vm-1"))
 REPORTS = (REPORT, KEYS.report("vm-2"), NEIGHBOUR, f"{REPORT}/x")
 PROGRESS, MEASURED = KEYS.progress("payments"), KEYS.measured("payments", "vm-1")
 ROLLOUTS = (PROGRESS, MEASURED, KEYS.measured("payments", "vm-10"), KEYS.progress("orders"), f"{PROGRESS}/x")
+ANSWER = KEYS.answer("payments", "vm-1")
+ANSWERS = (ANSWER, KEYS.answer("payments", "vm-10"), KEYS.answer("orders", "vm-1"), f"{ANSWER}/x")
 SEALED = f"{KEYS.authority}key"  # what is below authority/ without being one of these is the authorities' alone
 
 
@@ -119,8 +121,8 @@ def token_of(servers: consul.Servers, grantee: Grantee) -> Token:
 CONSUL_KEYS = {
     # (who, may read, may write)
     "agent": (
-        (CONFIG, HISTORY, INDEX, KEYS.manifest, KEYS.mesh, KEYS.bundle, REPORT, *ROLLOUTS),
-        (REPORT, PROGRESS, MEASURED),
+        (CONFIG, HISTORY, INDEX, KEYS.manifest, KEYS.mesh, KEYS.bundle, REPORT, *ROLLOUTS, *ANSWERS),
+        (REPORT, PROGRESS, MEASURED, ANSWER),
     ),
     "operator": (
         (
@@ -147,6 +149,7 @@ CONSUL_KEYS = {
 EVERY_KEY = (
     *(CONFIG, HISTORY, INDEX, KEYS.manifest, KEYS.mesh, KEYS.bundle, REPORT, NEIGHBOUR, f"{REPORT}/x"),
     *(KEYS.report("vm-2"), INSTANCE, *SEEDED[-3:], "meshagent/v1", f"{KEYS.bundle}2", *ENROLMENT, *ROLLOUTS),
+    *ANSWERS,
 )
 
 

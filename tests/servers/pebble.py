@@ -1,4 +1,4 @@
-"""A real ACME CA on loopback: Let's Encrypt's pebble, and its DNS server, by which every name leads to 127.0.0.1."""
+"""A real ACME CA: Let's Encrypt's pebble, and its DNS server, by which every name leads to one address."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from contextlib import suppress
 from pathlib import Path
 
 from tests.servers.programs import program
@@ -17,27 +16,39 @@ from tests.system.live import free_port
 from tests.system.outside import OutsideCa
 
 _PATIENCE = 15.0
+_READY = "ACME directory available"
 
 
 class Pebble:
-    """`http_port`: where it asks for http-01, in place of port 80. It forgets everything when it ends; its address stays."""
+    """`http_port`: where it asks for http-01, in place of port 80. It forgets everything when it ends; its address stays.
 
-    def __init__(self, directory: Path, http_port: int) -> None:
+    `address`: its own. `names_at`: where all names lead. `within` goes before its commands, to run it elsewhere.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        http_port: int,
+        address: str = "127.0.0.1",
+        names_at: str = "127.0.0.1",
+        within: tuple[str, ...] = (),
+    ) -> None:
         self._directory = directory
         self._http_port = http_port
-        self._port, self._management, self._dns = (free_port() for _ in range(3))
+        self._address, self._names_at, self._within = address, names_at, within
+        self._port, self._management, self._dns = (f"{address}:{free_port()}" for _ in range(3))
         self._processes: list[subprocess.Popen[bytes]] = []
         ca = OutsideCa(directory, "pebble")
-        ca.server("localhost")
+        ca.server(address)
         self.root = ca.root
-        self.url = f"https://localhost:{self._port}/dir"
+        self.url = f"https://{self._port}/dir"
 
     async def start(self, *, life: int = 86400, refused: tuple[str, ...] = (), rejected_nonces: int = 0) -> None:
         """Start it. `life`: seconds of a certificate. `refused`: names that it certifies to nobody. `rejected_nonces`: %."""
-        pem = str(self._directory / "pebble-localhost.pem")
+        pem = str(self._directory / f"pebble-{self._address}.pem")
         settings = {
-            "listenAddress": f"127.0.0.1:{self._port}",
-            "managementListenAddress": f"127.0.0.1:{self._management}",
+            "listenAddress": self._port,
+            "managementListenAddress": self._management,
             "certificate": pem,
             "privateKey": pem,
             "httpPort": self._http_port,
@@ -48,14 +59,14 @@ class Pebble:
         config = self._directory / "pebble.json"
         config.write_text(json.dumps({"pebble": settings}))
         told = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": str(rejected_nonces), "PEBBLE_AUTHZREUSE": "0"}
-        dns = f"127.0.0.1:{self._dns}"
         nowhere = ("-http01", "", "-https01", "", "-tlsalpn01", "", "-management", f"127.0.0.1:{free_port()}")
-        names = ("-dnsserver", dns, "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "")
-        self._run("pebble-challtestsrv", "-dns01", dns, *nowhere, *names[2:])
-        self._run("pebble", "-config", str(config), *names[:2], **told)
+        leading = ("-defaultIPv4", self._names_at, "-defaultIPv6", "")
+        self._run("pebble-challtestsrv", "-dns01", self._dns, *nowhere, *leading)
+        before = self.log.count(_READY)
+        self._run("pebble", "-config", str(config), "-dnsserver", self._dns, **told)
         until = time.monotonic() + _PATIENCE
-        while not await asyncio.to_thread(self._answers):
-            assert time.monotonic() < until, (self._directory / "pebble.log").read_text()
+        while self.log.count(_READY) == before:
+            assert time.monotonic() < until, self.log
             await asyncio.sleep(0.05)
 
     def stop(self) -> None:
@@ -68,25 +79,18 @@ class Pebble:
 
     def issuing_root(self) -> str:
         """PEM of the root that its certificates lead to, another one at each start."""
-        url = f"https://localhost:{self._management}/roots/0"
-        with urllib.request.urlopen(url, timeout=5, context=self._trusted()) as answer:
+        trusted = ssl.create_default_context(cafile=str(self.root))
+        with urllib.request.urlopen(f"https://{self._management}/roots/0", timeout=5, context=trusted) as answer:
             return answer.read().decode()
-
-    def _trusted(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.root))
 
     @property
     def log(self) -> str:
         """What it said."""
-        return (self._directory / "pebble.log").read_text()
+        file = self._directory / "pebble.log"
+        return file.read_text() if file.exists() else ""
 
     def _run(self, name: str, *arguments: str, **environment: str) -> None:
         with (self._directory / f"{name}.log").open("ab") as log:
-            command = [program(name), *arguments]
+            command = [*self._within, program(name), *arguments]
             process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
         self._processes.append(process)
-
-    def _answers(self) -> bool:
-        with suppress(OSError), urllib.request.urlopen(self.url, timeout=2, context=self._trusted()) as answer:
-            return answer.status == 200
-        return False

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -53,8 +54,15 @@ class OutsideCa:
         builder = builder.not_valid_after(now + _DAY)
         builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), False)
+            builder = builder.add_extension(x509.SubjectAlternativeName([_called(each) for each in names]), False)
         return builder.sign(self.key, hashes.SHA256())
+
+
+def _called(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 class TlsApp(HttpApp):

@@ -9,6 +9,8 @@ import pytest
 from meshagent.agent.certificates import Certificates
 from meshagent.errors import AuthorityUnavailable
 from meshagent.model.gateway import Gateway
+from meshagent.model.mesh import Mesh
+from meshagent.model.world import World
 from meshagent.xds.types import LDS
 
 ACME = {"directory": "https://ca.example/dir", "hosts": ["shop.example.org"], "terms_agreed": True}
@@ -23,6 +25,7 @@ class FakeConverger:
     gateways: tuple[Gateway, ...] = (EDGE,)
     world: object = "the world"
     offered: list[dict[str, object]] = field(default_factory=list)
+    svids: dict[str, object] = field(default_factory=dict)
 
     @property
     def view(self):
@@ -49,8 +52,33 @@ class FakeEnvoy:
         return (SimpleNamespace(types={LDS: SimpleNamespace(rejected=self.rejected)}),)
 
 
-def certificates(tmp_path, converger, envoy):
-    return Certificates(tmp_path / "acme", "/roots.pem", lambda: datetime.now(UTC), converger, envoy)
+class FakeShared:
+    """Stands for the other hosts of the gateway. `told`: what became of it, in order."""
+
+    def __init__(self, there=True):
+        self.others, self.there, self.told, self.changed, self.problem = {}, there, [], None, ""
+
+    def want(self, gateways, trust_domain, bundle):
+        self.wanted = gateways
+
+    async def publish(self, gateways, answers, svids):
+        self.told.append((set(gateways), dict(answers)))
+        return self.there
+
+    async def withdraw(self, gateways):
+        self.told.append(set(gateways))
+
+
+WORLD = World(1, Mesh())
+
+
+def certificates(tmp_path, converger, envoy, shared=None):
+    made = Certificates(
+        tmp_path / "acme", "/roots.pem", lambda: datetime.now(UTC), converger, envoy, shared or FakeShared()
+    )
+    made.want([EDGE], WORLD)
+    converger.offered.clear()
+    return made
 
 
 async def test_the_answers_are_in_force_before_the_ca_is_told_and_are_taken_back(tmp_path):
@@ -76,11 +104,31 @@ async def test_a_ca_is_not_asked_in_vain(tmp_path, converger, envoy, words):
         await certificates(tmp_path, converger, envoy)._show(ANSWERS)
 
 
+async def test_other_hosts_are_told_before_the_ca_is_and_what_they_are_asked_is_answered_beside_our_own(tmp_path):
+    converger, shared = FakeConverger(), FakeShared()
+    made = certificates(tmp_path, converger, FakeEnvoy(), shared)
+    assert shared.wanted == {"edge"}
+    await made._show(ANSWERS)
+    assert shared.told == [({"edge"}, {"token": "thumb"})]
+    shared.others = {"theirs": "theirs.thumb"}
+    shared.changed()
+    assert converger.offered[-1] == {"challenges": {**ANSWERS, **shared.others}}
+    await made._show({})
+    assert shared.told[1:] == [{"edge"}] and converger.offered[-1] == {"challenges": shared.others}
+
+
+async def test_what_was_not_shared_is_not_taken_back(tmp_path):
+    shared = FakeShared(there=False)
+    made = certificates(tmp_path, FakeConverger(), FakeEnvoy(), shared)
+    await made._show(ANSWERS)
+    await made._show({})
+    assert len(shared.told) == 1
+
+
 async def test_rows_tell_of_what_is_wanted_and_not_there_yet(tmp_path):
     made = certificates(tmp_path, FakeConverger(), FakeEnvoy())
-    made.want([EDGE])
     row = {"expires_at": None, "ordered": True, "overdue": False, "failures": 0}
     assert made.rows() == {"acme/shop.example.org": row}
     assert dict(made.problems).keys() == {"acme/shop.example.org"}
-    made.want([])
+    made.want([], WORLD)
     assert made.rows() == {} and not dict(made.problems)

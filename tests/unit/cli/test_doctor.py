@@ -58,11 +58,6 @@ def test_what_is_well_has_nothing_to_do():
             "of web ended",
         ),
         ({"reports": [report(problems=["x is broken"])]}, "host vm-1", "x is broken"),
-        (
-            {"ordering": {"edge"}, "reports": [report(host, gateways=["edge"]) for host in ("vm-1", "vm-2")]},
-            "fleet",
-            "the gateway edge orders certificates on vm-1, vm-2",
-        ),
         ({"reports": [report(rejected={"in/1": "no"})]}, "host vm-1", "rejects in/1"),
         ({"reports": [report(svids={"web": NOW - timedelta(1)})]}, "identity", "host vm-1: the certificate of web"),
         ({"reports": [report(at=NOW + timedelta(hours=1))]}, "host vm-1", "3600 s ahead"),

@@ -123,7 +123,9 @@ def test_what_an_answer_shows():
     assert shown(503, "2", x_mesh_refused="fault") == Sighting("broken", 503, 2, frozenset({("payments", None)}))
     assert shown(200, "2", grpc_status="14", x_mesh_refused="fault").end == "broken"
     assert shown(503, "0", "payments/v2", x_mesh_refused="crowded").end == "limited"
-    assert shown(503, "0", "payments/v2", x_mesh_refused="no-endpoints") == Sighting("unreached", 503, 0, frozenset({V2}))
+    assert shown(503, "0", "payments/v2", x_mesh_refused="no-endpoints") == Sighting(
+        "unreached", 503, 0, frozenset({V2})
+    )
     assert shown(400) == Sighting("denied", 400)
 
 
