@@ -1,4 +1,7 @@
-"""The pages of `meshagent ui` in a real Chromium, on a live mesh: web calls payments, and orders tries to, in vain."""
+"""The pages of `meshagent ui` in a real Chromium, on a live mesh of two hosts.
+
+web calls payments, and orders on the other host tries to, in vain.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +51,12 @@ async def it():
     async with live_mesh() as mesh:
         metrics, app, web, orders = (free_port() for _ in range(4))
         agent = await mesh.agent(metrics=f"127.0.0.1:{metrics}")
+        other = await mesh.agent("vm-2", metrics=f"127.0.0.1:{free_port()}")
         async with HttpApp(app, "payments"):
             await agent.up(name="payments", port=app, protocol="http", meta={"version": "1"})
-            for name, local in (("web", web), ("orders", orders)):
+            for host, name, local in ((agent, "web", web), (other, "orders", orders)):
                 upstreams = [{"service": "payments", "local_port": local}]
-                await agent.up(name=name, port=free_port(), protocol="http", upstreams=upstreams)
+                await host.up(name=name, port=free_port(), protocol="http", upstreams=upstreams)
             denied = {"name": "orders", "action": "deny", "reason": MARKUP}
             allowed = {"name": "web", "action": "allow", "reason": "INC-7"}
             await mesh.apply({"kind": "intention", "name": "payments", "sources": [allowed, denied]})
@@ -104,6 +108,8 @@ async def test_live_numbers_are_those_of_the_callers(it):
     cells = str(await it.page.evaluate(row)).split("\t")
     assert cells[1:3] == ["payments", "allowed"]
     assert 0.6 * RATE <= float(cells[3].removesuffix("/s")) <= 1.1 * RATE, cells
+    elsewhere = row.replace("'web'", "'orders'")  # what the other host's metrics page tells
+    await it.page.until(f"{elsewhere}.includes('/s') && {elsewhere}.includes(' ms')")
     drawn = str(await it.page.evaluate("document.querySelector('.graph').textContent"))
     assert "orders" in drawn
     assert await it.page.evaluate("document.querySelectorAll('path.edge.denied').length") == 1
