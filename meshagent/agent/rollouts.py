@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Never, Protocol
+from typing import Any, Never, Protocol
 
 import structlog
 
@@ -107,6 +107,16 @@ class Rollouts:
     def problems(self) -> dict[str, str]:
         """What stands in the way, by key or part."""
         return self._shelf.problems | ({"rollouts": self._lost} if self._lost else {})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Where each rollout that concerns this host stands, as plain data."""
+        found = []
+        for name, rollout in sorted(self._rollouts().items()):
+            held = self.now.get(name)
+            known = held if held and held.run == rollout.run else None
+            phase, percent = known.phase if known else "awaited", percent_of(rollout, known)
+            found.append({"service": name, "to": rollout.to, "phase": phase, "percent": percent})
+        return found
 
     def look(self, world: World | None = None) -> None:
         """There is a new world, or the services of this host have changed."""

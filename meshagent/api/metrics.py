@@ -54,6 +54,11 @@ def _agent(status: dict[str, Any]) -> Iterator[Metric]:
     yield from _certificates(status["gateway_certificates"])
     yield from _trust(status)
     yield from _limits(status["limits"])
+    share = "Of the requests to a service, the share that its rollout leads to the new subset, 0 to 1."
+    ratio = GaugeMetricFamily("meshagent_rollout_ratio", share, labels=["service", "subset", "phase"])
+    for row in status["rollouts"]:
+        ratio.add_metric([row["service"], row["to"], row["phase"]], row["percent"] / 100)
+    yield ratio
     sent = CounterMetricFamily("meshagent_xds_sent", "Resources sent to Envoy since it connected.", labels=["type"])
     for name, count in status["sent"].items():
         sent.add_metric([name], count)

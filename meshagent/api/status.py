@@ -47,6 +47,7 @@ def agent_status(operations: Operations, envoy: EnvoyProcess, facts: dict[str, s
             "rejections": operations.propagation.rejections,
         },
         "dns": _dns(operations.dns),
+        "rollouts": operations.rollouts.rows() if operations.rollouts else [],
     }
 
 

@@ -72,6 +72,7 @@ async def test_a_bad_version_is_taken_back_before_its_second_step_and_a_good_one
         await up(agent, new)
         await good.until(lambda found: found.phase == "done")
         assert set(await settled(calls)) == {"v2", 200}
+        assert agent.status()["rollouts"] == [{"service": "payments", "to": "v2", "phase": "done", "percent": 100}]
 
         await agent.kill()
         await agent.start()

@@ -141,6 +141,7 @@ def test_every_metric_is_listed_with_its_type():
         "sent": {"CDS": 1},
         "limits": [{"source": "a", "upstream": "b", "limit": "max_requests", "allowed": 5, "left": 1, "reached": 0}],
         "dns": {"queries": {"answered": 1}},
+        "rollouts": [{"service": "web", "to": "v2", "phase": "running", "percent": 5}],
     }
     page = metrics_text(status, {"edges": [], "rules": []}, 10).decode()
     served = re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE)

@@ -155,6 +155,7 @@ async def test_hosts_that_only_call_follow_and_write_nothing(store):
         async with asyncio.timeout(5):
             while rollouts.now != {"payments": progress}:
                 await asyncio.sleep(0.01)
+        assert rollouts.rows() == [{"service": "payments", "to": "v2", "phase": "running", "percent": 25}]
         assert caller.looks == 0 and not (await told(store)).measured
 
 
