@@ -21,6 +21,8 @@ from meshagent.store.base import Changes, Delete, Entry, Put, Store
 _log = structlog.get_logger(__name__)
 _HOLD = timedelta(minutes=10)  # longer than an order takes
 _AGAIN_SECONDS = 5.0
+_ANSWER_SECONDS = 3.0  # for the store: neither an order nor the end of an agent waits longer for it
+_SILENT = "the store does not answer"
 _SPREAD_SECONDS = 1.0  # until other hosts have heard and their Envoys answer; 0.1 s is usual
 _MOST = 256  # hosts whose answers are looked at
 
@@ -82,9 +84,10 @@ class SharedAnswers:
                 vouched = {"chain": svid.chain_pem.decode(), "signature": vouch(svid, told.content)}
                 record = AnswersRecord.model_validate({**told.model_dump(), **vouched})
                 puts.append(Put(self._keys.answer(gateway, self._host), encode(record), self._lease() or None))
-            await self._store.commit(puts)
-        except (MeshError, KeyError) as error:
-            words = f"no certificate of {error}" if isinstance(error, KeyError) else str(error)
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._store.commit(puts)
+        except (MeshError, KeyError, TimeoutError) as error:
+            words = f"no certificate of {error}" if isinstance(error, KeyError) else str(error) or _SILENT
             self._tell(f"other hosts of the gateway do not answer a CA for this one: {words}")
             return False
         self.problem = ""
@@ -94,9 +97,12 @@ class SharedAnswers:
     async def withdraw(self, gateways: Collection[str]) -> None:
         """Take this host's answers back. What stays does no harm: it ends by itself."""
         try:
-            await self._store.commit([Delete(self._keys.answer(gateway, self._host)) for gateway in sorted(gateways)])
-        except MeshError as error:
-            self._tell(f"what other hosts of the gateway answer for this one is not taken back: {error}")
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._store.commit([Delete(self._keys.answer(each, self._host)) for each in sorted(gateways)])
+        except (MeshError, TimeoutError) as error:
+            self._tell(
+                f"what other hosts of the gateway answer for this one is not taken back: {str(error) or _SILENT}"
+            )
 
     async def _follow(self) -> None:
         prefixes = [self._keys.answers_of(gateway) for gateway in sorted(self._wanted[0])]

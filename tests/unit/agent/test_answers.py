@@ -105,6 +105,19 @@ async def test_without_a_certificate_of_the_gateway_or_a_store_nothing_is_shared
     await asking.withdraw({"edge"})
 
 
+async def test_a_store_that_hangs_holds_up_neither_an_order_nor_the_end_of_an_agent(mesh, monkeypatch):
+    class Hanging:
+        async def commit(self, _):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(module, "_ANSWER_SECONDS", 0.01)
+    asking = SharedAnswers(Hanging(), KEYS, "vm-1", lambda: "", lambda: datetime.now(UTC))
+    async with asyncio.timeout(5):
+        assert not await asking.publish({"edge"}, {"token": THUMB}, {"edge": await mesh.svid("edge")})
+        assert "the store does not answer" in asking.problem
+        await asking.withdraw({"edge"})
+
+
 async def written(mesh, service="edge", at="edge", host="vm-1", minutes=5, tamper=None, signer=None):
     """A record as somebody wrote it, and where."""
     until_ = datetime.now(UTC) + timedelta(minutes=minutes)
