@@ -99,14 +99,15 @@ class Rollouts:
         self._wanted: tuple[str, ...] = ()
         self._moved = asyncio.Event()
         self._judged: dict[str, _Judged] = {}
-        self._lost = ""
+        self._lost = self._untold = ""
         self.world: World | None = None
         self.now: Mapping[str, Progress] = dict(known)
 
     @property
     def problems(self) -> dict[str, str]:
         """What stands in the way, by key or part."""
-        return self._shelf.problems | ({"rollouts": self._lost} if self._lost else {})
+        told = {"rollouts": self._lost, "rollouts/own": self._untold}
+        return self._shelf.problems | {part: problem for part, problem in told.items() if problem}
 
     def rows(self) -> list[dict[str, Any]]:
         """Where each rollout that concerns this host stands, as plain data."""
@@ -188,13 +189,14 @@ class Rollouts:
             running = {name: rollout for name, rollout in self._rollouts().items() if name in self._here()}
             try:
                 await self._look_at(running)
+                self._untold = ""
             except (Conflict, LeaseLost) as error:
                 _log.debug("rollout_not_told", problem=str(error))
             except (StoreUnavailable, StoreDenied) as error:
-                _log.debug("rollout_not_told", problem=str(error))  # whoever follows the store tells of it
+                self._untold = str(error)
                 self._judged.clear()  # others told nothing meanwhile either: every host begins its step again
             except EnvoyFailed as error:
-                _log.debug("rollout_not_measured", problem=str(error))
+                self._untold = str(error)
             every = min((each.every for each in running.values() if not each.decided), default=timedelta(minutes=1))
             pause = min(max(every.total_seconds() / _LOOKS_IN_A_STEP, _OFTEN), _SELDOM)
             await asyncio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311 - jitter

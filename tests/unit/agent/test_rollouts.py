@@ -209,9 +209,10 @@ async def test_while_the_store_is_away_nothing_moves_and_afterwards_the_step_beg
         held = rollouts.now["payments"]
         await asyncio.sleep(0.3)
         assert rollouts.now["payments"].turn - held.turn <= 1
-        assert rollouts._judged == {}
+        assert rollouts._judged == {} and rollouts.problems == {"rollouts/own": "gone"}
         away.clear()
         await until(store, lambda found: found.phase == "done")
+        assert rollouts.problems == {}
 
 
 async def test_what_other_hosts_say_of_another_turn_does_not_count(store):
