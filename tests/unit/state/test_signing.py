@@ -11,6 +11,7 @@ from meshagent.errors import SignatureRefused
 from meshagent.model.identity import TrustBundle
 from meshagent.model.intention import Intention, IntentionSource
 from meshagent.model.mesh import Mesh
+from meshagent.model.rollout import Rollout
 from meshagent.model.world import Stated
 from meshagent.state.changes import Author, change, read_documents
 from meshagent.state.fold import Fold
@@ -377,3 +378,16 @@ def test_the_index_is_spread_over_its_buckets():
     names = [f"intention/s{number}" for number in range(6400)]
     sizes = [sum(1 for name in names if bucket_of(name) == f"{bucket:02x}") for bucket in range(64)]
     assert min(sizes) > 50 and sum(sizes) == 6400
+
+
+async def test_attack_37_a_rollout_that_the_operator_did_not_sign_promotes_nothing(mesh):
+    wanted = Rollout(name="payments", base="v1", to="v2")
+    await change(mesh, KEYS, lambda _: {("rollout", "payments"): Stated(wanted)}, AUTHOR, ANN)
+    agent = await Agent().look(mesh)
+    assert agent.fold.world.rollouts["payments"].thing == wanted and not agent.fold.problems
+    place = KEYS.document("rollout", "payments")
+    held = json.loads(await raw(mesh, place))
+    held["document"]["state"] = "promoted"
+    await mesh.commit([Put(place, json.dumps(held).encode())])
+    assert (await agent.look(mesh)).fold.world.rollouts["payments"].thing == wanted
+    assert "does not fit" in agent.problem(place)
