@@ -38,6 +38,13 @@ protocol: http
 upstreams:
   - service: api
     local_port: 9001
+---
+name: ops
+port: 8082
+protocol: http
+upstreams:
+  - service: api
+    local_port: 443
 """
 CAPTURED = """
 name: hidden
@@ -54,6 +61,11 @@ class App(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.send_header("content-length", "2"); self.end_headers(); self.wfile.write(b"ok")
     def log_message(self, *words): pass
 http.server.ThreadingHTTPServer(("127.0.0.1", 8080), App).serve_forever()
+"""
+STATUS_AT_443 = """
+import urllib.error, urllib.request
+try: urllib.request.urlopen("http://127.0.0.1:443/", timeout=5)
+except urllib.error.HTTPError as error: print(error.code)
 """
 CALL = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9001{path}', timeout=15).status)"
 
@@ -162,6 +174,28 @@ def test_both_run_as_their_user_with_one_capability(serving):
         assert "CapEff:\t0000000000000400" in text  # CAP_NET_BIND_SERVICE
 
 
+def test_neither_sees_or_writes_more_than_its_own_and_a_port_below_1024_is_open_to_both(serving):
+    machine = serving.machine
+    for place in ("/var/lib/meshagent", "/run/meshagent"):
+        assert machine.run("stat", "-c", "%a %U", place) == "700 meshagent"
+    assert machine.run("stat", "-c", "%a %U", "/run/meshagent/admin.sock") == "600 meshagent"
+    machine.run("touch", "/tmp/of-others", "/var/lib/meshagent/of-ours")
+    for pid in serving.pids():
+        inside = ("nsenter", "-t", str(pid), "-m", "--wd=/", "--")
+        for path in ("/etc/meshagent/x", "/usr/bin/x", "/var/lib/x"):
+            assert "Read-only file system" in machine.run(*inside, "touch", path, check=False)
+        assert "No such file" in machine.run(*inside, "ls", "/tmp/of-others", check=False)
+        machine.run(*inside, "touch", "/tmp/ours", "/var/lib/meshagent/of-ours")
+    machine.run("rm", "/tmp/of-others", "/var/lib/meshagent/of-ours")
+    assert machine.run("/usr/bin/python3", "-c", STATUS_AT_443) == "403"
+
+
+def test_limits_of_memory_and_cpu_are_set_for_envoy_alone_while_it_serves(serving):
+    serving.machine.run("systemctl", "set-property", "--runtime", ENVOY, "MemoryMax=1G", "CPUQuota=150%")
+    assert serving.machine.unit(ENVOY, "MemoryMax") == str(1 << 30) != serving.machine.unit(AGENT, "MemoryMax")
+    assert serving.answers()
+
+
 def test_a_secret_of_roots_reaches_the_agent_as_a_copy_that_is_its_own(serving):
     inside = ["nsenter", "-t", str(serving.machine.pid(AGENT)), "-m", "--wd=/", "--", "setpriv", "--reuid=meshagent"]
     inside += ["--regid=meshagent", "--clear-groups"]
@@ -205,7 +239,7 @@ def test_a_reload_reads_the_definitions_again_in_the_same_process(serving):
     serving.machine.write("/etc/meshagent/services.d/more.yaml", "name: more\nport: 8090\n")
     serving.machine.run("systemctl", "reload", AGENT)
     serving.machine.wait(lambda: "more" in serving.machine.run("meshagent", "services"), "the new service")
-    assert "3 services" in serving.machine.unit(AGENT, "StatusText")
+    assert "4 services" in serving.machine.unit(AGENT, "StatusText")
     serving.machine.run("rm", "/etc/meshagent/services.d/more.yaml")
     serving.machine.run("systemctl", "reload", AGENT)
     assert serving.pids() == pids
