@@ -46,8 +46,9 @@ sources = st.builds(
     name=st.sampled_from((*NAMES, "*")),
     action=st.sampled_from(("allow", "deny")),
     expires_at=st.none() | st.integers(-5, 20).map(lambda seconds: NOW + timedelta(seconds=seconds)),
+    shadow=st.booleans(),
 )
-intentions = st.lists(sources, max_size=3, unique_by=lambda source: source.name)
+intentions = st.lists(sources, max_size=3, unique_by=lambda source: source.part)
 instances = st.lists(
     st.builds(
         Instance,

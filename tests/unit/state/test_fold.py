@@ -72,6 +72,27 @@ def test_nothing_counts_before_a_manifest_is_there():
     assert "missing" in fold.problems[KEYS.manifest]
 
 
+@pytest.mark.parametrize("shadow", ["yes", 1, {}])
+def test_a_shadow_that_cannot_be_read_denies_what_the_record_could_allow(shadow):
+    document = intention("allow")
+    document["sources"].append({"name": "batch", "action": "allow", "shadow": shadow})
+    fold = Fold(KEYS, INTEREST)
+    fold.add(changes({KEYS.manifest: manifest(1), KEYS.mesh: record(MESH), PAYMENTS: record(document)}, full=True))
+    only = fold.world.intentions["payments"].thing.sources
+    assert [(each.name, each.action, each.shadow) for each in only] == [("*", "deny", False)]
+
+
+def test_a_default_that_is_not_known_is_deny_or_what_held_before():
+    unknown = record(MESH | {"default_action": "shadow-allow"}, 2)
+    fold = Fold(KEYS, INTEREST)
+    fold.add(changes({KEYS.manifest: manifest(2), KEYS.mesh: unknown}, full=True))
+    assert fold.world.mesh.default_action == "deny" and KEYS.mesh in fold.problems
+    fold = start()
+    fold.add(changes({KEYS.mesh: record(MESH | {"default_action": "shadow-deny"}, 2), KEYS.manifest: manifest(2)}))
+    fold.add(changes({KEYS.mesh: unknown, KEYS.manifest: manifest(3)}, revision=3))
+    assert fold.world.mesh.default_action == "shadow-deny" and "last good" in fold.problems[KEYS.mesh]
+
+
 def test_an_emptied_store_changes_nothing():
     fold = start()
     before = fold.world

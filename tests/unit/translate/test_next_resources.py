@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import given
 
-from meshagent.policy.resolve import resolve_next
+from meshagent.policy.resolve import resolve, resolve_next
 from meshagent.translate import resources
 from meshagent.translate.resources import Translated, difference, translate, translate_rules
 from meshagent.translate.settings import Settings
@@ -43,6 +43,25 @@ def test_the_rules_ahead_are_among_what_follows_them(steps):
         assert due.items() <= ahead.items() and ways <= changed.items()
         assert all(key[0] in (RDS, ECDS) and key[1].startswith("out/") for key, _ in ways)
         translated = following
+
+
+@given(steps)
+def test_a_shadow_that_comes_or_goes_is_a_change_of_rules_alone(steps):
+    for world, locals_, now in follow(steps):
+        default = "deny" if world.mesh.default_action == "deny" else "allow"
+        named = {name: replace(stated, thing=unshadowed(stated.thing)) for name, stated in world.intentions.items()}
+        plain = replace(world, intentions=named, mesh=world.mesh.model_copy(update={"default_action": default}))
+        before = resolve(plain, HOST, locals_, None, now)
+        for shadows in (world, replace(world, mesh=world.mesh.model_copy(update={"default_action": "shadow-deny"}))):
+            if default == "deny" and shadows is not world:
+                continue
+            after = resolve(shadows, HOST, locals_, before, now)
+            changed, removed = difference(translate(before, {}, SETTINGS), translate(after, {}, SETTINGS))
+            assert not removed and all(key[0] == ECDS and key[1].startswith("rbac") for key in changed)
+
+
+def unshadowed(intention):
+    return intention.model_copy(update={"sources": tuple(each for each in intention.sources if not each.shadow)})
 
 
 def test_an_endpoint_change_builds_its_load_assignment_and_nothing_else(monkeypatch):
