@@ -82,7 +82,12 @@ _KEEP = click.option("--keep", is_flag=True, help="Also write it into the routes
 
 @click.command()
 @click.option("--to", required=True, type=SERVICE, metavar="SUBSET", help="The new subset.")
-@click.option("--base", type=SERVICE, metavar="SUBSET", help="The old one: the only other one unless told.")
+@click.option(
+    "--base",
+    type=SERVICE,
+    metavar="SUBSET",
+    help="The old one: that of the last rollout, or the only other one.",
+)
 @click.option("--steps", type=STEPS, metavar="PERCENTS", help="Its shares in order; 5,25,50,100 unless told.")
 @click.option("--every", type=DURATION, metavar="DURATION", help="How long a step lasts; 2m unless told.")
 @click.option("--max-error-rate", type=PERCENT, metavar="PERCENT", help="How many may fail; 1 unless told.")

@@ -10,7 +10,7 @@ from meshagent.cli.lazy import did_you_mean
 from meshagent.cli.mesh import Seen
 from meshagent.errors import Conflict, NotFound, UsageProblem
 from meshagent.model.kinds import Document
-from meshagent.model.rollout import WHOLE, Progress, Rollout
+from meshagent.model.rollout import WHOLE, Progress, Rollout, percent_of
 from meshagent.model.route import Route, RouteRule
 from meshagent.model.service import Service
 from meshagent.model.world import Origin, Stated
@@ -23,7 +23,12 @@ Edited = Mapping[Name, Stated[Document] | None]
 
 
 def base_of(seen: Seen, service: str, to: str) -> str:
-    """The subset that `to` replaces: the only other one. Raises UsageProblem where there is not exactly one."""
+    """The subset that `to` replaces: where the last rollout led all calls, else the only other one. Raises UsageProblem."""
+    if (held := held_by(seen.documents, service)) is not None:
+        progress = seen.rolled[service].progress if service in seen.rolled else None
+        left = {0: held.base, WHOLE: held.to}.get(percent_of(held, progress), to)
+        if left != to and is_over(held, progress):
+            return left
     stated = seen.documents.get(("service", service))
     subsets = stated.thing.subsets if stated and isinstance(stated.thing, Service) else {}
     others = sorted(subsets.keys() - {to})

@@ -96,6 +96,16 @@ def test_another_one_cannot_begin_while_one_goes_on(versions):
     assert held(versions).max_error_rate == 5
 
 
+def test_the_next_one_leads_on_from_where_the_last_one_led_to(versions, tmp_path):
+    versions.run("rollout", "start", "payments", "--to", "v2")
+    tell(versions, phase="done", step=3)
+    three = SERVICE.replace("v2: {version: v2}", "v2: {version: v2}, v3: {version: v3}")
+    versions.run("policy", "apply", "-f", write(tmp_path, three))
+    assert "v2 -> v3" in versions.run("rollout", "start", "payments", "--to", "v3").stdout
+    versions.run("rollout", "abort", "payments")
+    assert "v2 -> v1" in versions.run("rollout", "start", "payments", "--to", "v1").stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
