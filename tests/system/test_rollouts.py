@@ -6,6 +6,8 @@ import asyncio
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import pytest
+
 from tests.servers.either import servers
 from tests.system.apps import HttpApp
 from tests.system.live import free_port, live_mesh
@@ -83,8 +85,9 @@ async def test_a_bad_version_is_taken_back_before_its_second_step_and_a_good_one
         assert set(await settled(calls)) == {"v1", 200}
 
 
-async def test_a_rollout_goes_on_when_the_host_that_drives_it_dies():
-    async with servers("etcd") as made, live_mesh(url=made.url) as mesh, AsyncExitStack() as stack:
+@pytest.mark.parametrize("kind", ["etcd", pytest.param("consul", marks=pytest.mark.long)])
+async def test_a_rollout_goes_on_when_the_host_that_drives_it_dies(kind):
+    async with servers(kind) as made, live_mesh(url=made.url) as mesh, AsyncExitStack() as stack:
         first, second = [await agent_with_room(mesh, name) for name in ("vm-a", "vm-b")]
         for agent in (first, second):
             for version in ("v1", "v2"):
