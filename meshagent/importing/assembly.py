@@ -106,10 +106,10 @@ class _Assembly:
                 words = "; ".join(": ".join(filter(None, (field_text(each.path), each.message))) for each in made)
                 part.fields.tell("changed", f"everything is denied to {part.data['name']}, as our model says: {words}")
                 made = IntentionSource(name=part.data["name"], action="deny")
-            if made.name in found and found[made.name] != made:
+            if made.part in found and found[made.part] != made:
                 part.fields.tell("changed", f"{made.name} -> {name} is said twice: only a deny counts then")
-                made = IntentionSource(name=made.name, action="deny")
-            found[made.name] = made
+                made = IntentionSource(name=made.name, action="deny", shadow=made.shadow)
+            found[made.part] = made
             self._gave(part)
         return Intention(name=name, sources=tuple(found.values())) if found else None
 

@@ -1,4 +1,7 @@
-"""MeshTrafficPermission -> intentions: `from` with one action, and since 2.12 `rules` with allow, deny and SPIFFE IDs."""
+"""MeshTrafficPermission -> intentions: `from` with one action, and since 2.12 `rules` with allow, deny and SPIFFE IDs.
+
+What is allowed with a shadow deny is an allow, and beside it a deny in shadow.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,21 @@ from meshagent.importing.names import Names
 from meshagent.importing.parts import Part, Source
 from meshagent.model.names import ANY
 
-_SHADOW = "is recorded, not enforced"
 _DOMAIN = re.compile(r"spiffe://[^/]+/?")
 Actions = dict[str, str]  # by caller: allow or deny
 
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """What one policy says of the callers of a service. `hard`: denies that no other policy takes back."""
+    """What one policy says of the callers of a service. `hard`: denies that no other policy takes back.
+
+    `doubted`: callers that are denied in shadow.
+    """
 
     service: str
     actions: Actions
     hard: frozenset[str]
+    doubted: frozenset[str]
     fields: Fields
 
     def of(self, caller: str) -> str | None:
@@ -56,6 +62,9 @@ def permission_parts(sources: Sequence[Source], names: Names) -> list[Part]:
                 )
             data = {"name": name, "action": "deny" if denied or shared else "allow"}
             parts.append(Part("source", service, data, own[0].fields))
+            doubting = next((each for each in own if name in each.doubted), None)
+            if doubting and data["action"] == "allow":
+                parts.append(Part("source", service, {"name": name, "action": "deny", "shadow": True}, doubting.fields))
     return parts
 
 
@@ -63,40 +72,44 @@ def _read(source: Source, names: Names) -> Iterator[_Said]:
     body = source.body
     service = referred(body.sub("targetRef"), names)
     actions: Actions = {}
+    doubted: set[str] = set()
     for each in body.each("from"):
-        _entry(each, names, actions)
+        _entry(each, names, actions, doubted)
     hard: set[str] = set()
     for each in body.each("rules"):
-        hard |= _rule(each.sub("default"), names, actions)
+        hard |= _rule(each.sub("default"), names, actions, doubted)
     if service is None:
         body.drop("it is not known here which service it protects, so it opens nothing")
     elif not actions:
         body.tell("left out", "decides nothing that could be kept")
     else:
-        yield _Said(service, actions, frozenset(hard), body)
+        yield _Said(service, actions, frozenset(hard), frozenset(doubted), body)
 
 
-def _entry(each: Fields, names: Names, actions: Actions) -> None:
+def _entry(each: Fields, names: Names, actions: Actions, doubted: set[str]) -> None:
     """One entry of `from`. The later one counts in Kuma: for all callers, it takes back what was said of some."""
     caller = referred(each.sub("targetRef"), names, caller=True)
     action = each.sub("default").one_of("action", "Allow", "Deny", "AllowWithShadowDeny")
     if action is None:
         raise Misfit(each.at("default"), "must have an action")
-    if action == "AllowWithShadowDeny":
-        each.tell("changed", f"the deny {_SHADOW}: it is an allow")
     said = "deny" if action == "Deny" else "allow"
     if caller is None and said == "allow":
         return
     caller = ANY if caller is None else caller
     if caller == ANY:
         actions.clear()
+        doubted.clear()
     actions[caller] = said
+    doubted.discard(caller)
+    if action == "AllowWithShadowDeny":
+        doubted.add(caller)
 
 
-def _rule(default: Fields, names: Names, actions: Actions) -> set[str]:
+def _rule(default: Fields, names: Names, actions: Actions, doubted: set[str]) -> set[str]:
     """Lists of callers; who is denied. A deny comes before an allow, whichever policy it stands in."""
-    default.leave(_SHADOW, "allowWithShadowDeny")
-    allowed = {_caller(each, "allow", names) for each in default.each("allow")}
+    shadowed = {_caller(each, "allow", names) for each in default.each("allowWithShadowDeny")}
+    doubted |= {name for name in shadowed if name is not None}
+    allowed = shadowed | {_caller(each, "allow", names) for each in default.each("allow")}
     denied = {caller for each in default.each("deny") if (caller := _caller(each, "deny", names))}
     for caller in sorted(name for name in allowed if name is not None):
         actions.setdefault(caller, "allow")

@@ -200,6 +200,35 @@ def test_a_deny_in_rules_of_the_mesh_is_denied_at_each_service():
     assert actions(found, "api") == {"web": "deny"}
 
 
+def said(found, name):
+    """(source, action, whether in shadow) of each entry."""
+    rows = documents(found)["intention", name]["sources"]
+    return {(each["name"], each["action"], each.get("shadow", False)) for each in rows}
+
+
+def test_what_is_allowed_with_a_shadow_deny_is_an_allow_and_a_deny_in_shadow():
+    everyone = {"kind": "Mesh"}
+    found = imported([permission(service("api"), (everyone, "AllowWithShadowDeny"), (service("web"), "Allow"))], "kuma")
+    assert said(found, "api") == {("*", "allow", False), ("*", "deny", True), ("web", "allow", False)}
+    assert not told(found, "changed")
+    web = {"spiffeID": {"type": "Exact", "value": "spiffe://td/ns/foo/sa/web"}}
+    spec = {"targetRef": service("api"), "rules": [{"default": {"allowWithShadowDeny": [web]}}]}
+    assert said(imported([kuma("MeshTrafficPermission", spec)], "kuma"), "api") == {
+        ("web", "allow", False),
+        ("web", "deny", True),
+    }
+
+
+def test_a_deny_of_another_policy_leaves_nothing_of_an_allow_with_a_shadow_deny():
+    policies = [
+        permission(service("api"), (service("web"), "AllowWithShadowDeny")),
+        permission(service("api"), ({"kind": "Mesh"}, "Deny")),
+    ]
+    assert said(imported(policies, "kuma"), "api") == {("web", "deny", False), ("*", "deny", False)}
+    later = permission(service("api"), (service("web"), "AllowWithShadowDeny"), (service("web"), "Allow"))
+    assert said(imported([later], "kuma"), "api") == {("web", "allow", False)}
+
+
 def test_kumas_rules_are_written_in_the_order_in_which_it_tries_them():
     def rule(kind, value, path):
         match = [{"path": {"type": kind, "value": path}}]
