@@ -137,9 +137,8 @@ def rule_rows(view: ProxyView, counts: Counts) -> list[dict[str, Any]]:
             rows.setdefault((inbound.service, rule), Counter()).update(verdicts)
     for service, verdicts in _verdicts_on_connections(view, counts):
         rows.setdefault((service, OTHER), Counter()).update(verdicts)
-    for egress in _each(view.egresses):
-        verdicts = _judged(counts, f"http.{outbound_prefix(egress)}.") + _judged(counts, rules_prefix(egress.upstream))
-        rows.setdefault((egress.upstream, _rule(egress.guard, egress.source)), Counter()).update(verdicts)
+    for name, rule, verdicts in _verdicts_on_externals(view, counts):
+        rows.setdefault((name, rule), Counter()).update(verdicts)
     return [
         {"service": service, "rule": rule, **{name: told[name] for name in ("allowed", "denied", "shadow_denied")}}
         for (service, rule), told in sorted(rows.items())
@@ -264,6 +263,17 @@ def _verdicts_on_connections(view: ProxyView, counts: Counts) -> Iterator[tuple[
         named = (f"tcp.{inbound_prefix(each, one.source)}.downstream_cx_total" for each in own for one in each.chains)
         told["allowed"] = max(0, told["allowed"] - sum(map(counts.of, named)))
         yield service, told
+
+
+def _verdicts_on_externals(view: ProxyView, counts: Counts) -> Iterator[tuple[str, str, Counter[str]]]:
+    """Of names outside the mesh. Connections of several sources to one name are counted together."""
+    calls = _each(view.egresses)
+    for egress in calls:
+        yield egress.upstream, _rule(egress.guard, egress.source), _judged(counts, f"http.{outbound_prefix(egress)}.")
+    by_name = {egress.upstream: [each for each in calls if each.upstream == egress.upstream] for egress in calls}
+    for name, own in by_name.items():
+        rule = _rule(own[0].guard, own[0].source) if len(own) == 1 else OTHER
+        yield name, rule, _judged(counts, rules_prefix(name))
 
 
 def _judged(counts: Counts, prefix: str) -> Counter[str]:

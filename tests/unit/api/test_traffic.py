@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 
 from meshagent.api.traffic import edge_rows, rule_rows, traffic
 from meshagent.envoy.counts import Counts
+from meshagent.model.external import External
 from meshagent.model.gateway import Gateway
 from meshagent.model.route import RouteRule
-from meshagent.model.view import Chain, Guard, Inbound, Outbound, ProxyView, Rule, Way
+from meshagent.model.view import Chain, Egress, Guard, Inbound, Outbound, ProxyView, Rule, Way
 
 
 def outbound(**more):
@@ -136,6 +137,23 @@ def test_refused_connections_are_those_of_the_whole_service():
         "payments/web": (4, 0),
         "other": (1, 2),
     }
+
+
+def test_names_outside_the_mesh_are_called_and_judged_here():
+    plain = {"kind": "external", "hosts": ["out.example"], "port": 25, "tls": {"mode": "none"}}
+    bank = External.model_validate(plain | {"name": "bank", "protocol": "http"})
+    mail = External.model_validate(plain | {"name": "mail"})
+    guard = Guard("bank", (Rule("web", "allow", (), "bank/web"),), "deny")
+    calls = (Egress("web", bank, guard), Egress("web", mail, guard), Egress("api", mail, guard))
+    values = {"http.out.web.bank.downstream_rq_2xx": 3, "tcp.out.web.mail.downstream_cx_total": 2}
+    values |= {"http.out.web.bank.rbac.allowed": 3, "tcp.mail.rbac.allowed": 2, "tcp.mail.rbac.denied": 1}
+    outside = view(egresses=calls)
+    found = rows(outside, values)
+    assert found["outbound", "web", "bank", "", ""]["requests"]["2xx"] == 3
+    assert found["outbound", "web", "mail", "", ""]["connections"] == 2
+    told = {(row["service"], row["rule"]): row for row in rule_rows(outside, Counts(values, {}))}
+    assert told["bank", "bank/web"]["allowed"] == 3
+    assert (told["mail", "other"]["allowed"], told["mail", "other"]["denied"]) == (2, 1)
 
 
 def test_without_a_view_there_are_no_rows():
