@@ -167,17 +167,30 @@ def page(agent):
 
 @asynccontextmanager
 async def squatted(it):
-    """While no agent runs on vm-c, a definition there is given a port that is somebody else's."""
-    with closing(socket.create_server(("127.0.0.1", free_port()))) as squatter:
-        agent = it.hosts[2]
-        await agent.kill()
-        roster = agent.directory / "data" / "services.json"
-        taken = str(squatter.getsockname()[1])
-        roster.write_text(roster.read_text().replace(str(it.ports["idle"]), taken))
-        roster.chmod(0o600)
-        with told(**NO_EDGES):
-            await agent.start()
+    """The Envoy of vm-c dies, and before the next one is there somebody else has a port of its."""
+    with closing(socket.socket()) as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        async with replaced(it.hosts[2]):
+            await eventually(lambda: bound(squatter, it.ports["idle"]), 2)
+            squatter.listen()
         yield
+
+
+def bound(squatter, port):
+    """Whether the socket has the port now."""
+    with suppress(OSError):
+        squatter.bind(("127.0.0.1", port))
+        return True
+    return False
+
+
+@asynccontextmanager
+async def replaced(agent):
+    """Another Envoy, after the one before was killed; the block runs between the two."""
+    before = agent.envoy_pid()
+    os.kill(before, signal.SIGKILL)
+    yield
+    await eventually(lambda: agent.envoy_pid() not in (0, before), 20, agent.tail())
 
 
 async def hang(it, asked):
@@ -193,11 +206,9 @@ async def hang(it, asked):
 
 async def die(it, asked):
     """The Envoy of vm-b dies twice."""
-    agent = it.hosts[1]
     for _ in range(2):
-        before = agent.envoy_pid()
-        os.kill(before, signal.SIGKILL)
-        await eventually(lambda before=before: agent.envoy_pid() not in (0, before), 20, agent.tail())
+        async with replaced(it.hosts[1]):
+            pass
     await asked.until("MeshagentEnvoyRestarts")
 
 

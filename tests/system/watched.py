@@ -26,7 +26,12 @@ BEYOND = {
     "MeshagentStoreSilent": ("> 60", "> 0"),
     "MeshagentSvidUnserved": ("== 1", "== 0"),
 }
-ELSEWHERE = {"MeshagentClocksApart"}  # only an authority tells the time
+# What only an authority, or a gateway that orders its certificates, tells.
+ELSEWHERE = {
+    "MeshagentClocksApart",
+    "MeshagentGatewayCertificateOverdue",
+    "MeshagentGatewayCertificateEnding",
+}
 
 
 def alarms() -> dict[str, str]:
