@@ -13,6 +13,8 @@ import pytest
 import pytest_asyncio
 
 from tests.system.capturing import APP, BATCH, OTHER, STRANGER, SYSTEM_PYTHON, WEB, captured_mesh, virtual
+from tests.system.live import eventually
+from tests.system.upgrades import another_envoy
 
 UDP = """
 import socket, sys, time
@@ -131,6 +133,26 @@ async def test_the_rules_outlive_the_agent_and_its_ports_stay(world):
     await world.a.start()
     assert (await world.call("api", WEB)).said.endswith("\n200")
     assert "in force" in (await world.redirect("a", "show")).said
+
+
+async def test_another_envoy_takes_over_and_no_captured_call_is_refused(world):
+    said = []
+
+    async def calls(ipv6):
+        while True:
+            said.append(await world.call("api", WEB, ipv6=ipv6, known=True))
+
+    before = world.a.envoy_pid()
+    tasks = [asyncio.create_task(calls(ipv6)) for ipv6 in (False, True)]
+    await world.a.kill()
+    world.a.settings["envoy_path"] = another_envoy(world.mesh.directory)
+    await world.a.start()
+    await eventually(lambda: world.a.events("envoy_retired"), 40)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert world.a.envoy_pid() not in (0, before)
+    assert len(said) > 10 and not [each for each in said if not each.said.endswith("\n200")]
 
 
 async def test_direct_access_to_the_app_from_outside_is_refused_and_mtls_is_not(world):
