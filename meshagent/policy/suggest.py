@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from meshagent.model.intention import Intention, IntentionSource, Permission
-from meshagent.model.names import ANY, HTTP_PROTOCOLS
+from meshagent.model.names import ANY, HTTP_PROTOCOLS, Protocol
 from meshagent.model.observed import CallKey, Observed
 from meshagent.model.view import Guard, Rule
 from meshagent.model.world import World
@@ -21,7 +21,7 @@ from meshagent.policy.explain import Outcome, explain
 from meshagent.policy.patterns import example_of, match_of, merged
 from meshagent.policy.precedence import guard
 from meshagent.policy.request import Request
-from meshagent.policy.resolve import judged_protocol
+from meshagent.policy.resolve import judged_protocol, protocol_of
 
 REASON = "suggested from observed calls"
 _MOST_PERMISSIONS = 40  # of one pair
@@ -144,8 +144,8 @@ def _unsayable(source: str, would: Guard) -> str:
 
 def _suggestion(world: World, would: Guard, refused: Sequence[Observed], *, by_request: bool) -> Suggestion:
     source, destination = refused[0].key[:2]
-    asked = by_request and _sees_requests(world, destination)
     requests = [each for each in refused if each.key.method]
+    asked = by_request and _sees_requests(world, destination, "http" if requests else "tcp")
     if asked and requests:
         rule = would.rule_for(source)
         rows = _by_pattern(requests)
@@ -157,8 +157,10 @@ def _suggestion(world: World, would: Guard, refused: Sequence[Observed], *, by_r
     return Suggestion(destination, IntentionSource(name=source, action="allow", reason=REASON), tuple(whole[:1]), asked)
 
 
-def _sees_requests(world: World, destination: str) -> bool:
-    protocol = judged_protocol(world, destination)
+def _sees_requests(world: World, destination: str, seen: Protocol) -> bool:
+    """Whether the destination's proxy does. Where nobody says any more how it speaks, it is as it was `seen`."""
+    external = world.externals.get(destination)
+    protocol = external.thing.protocol if external else protocol_of(world, destination, last=seen)
     return protocol in HTTP_PROTOCOLS and not data_path(world.services.get(destination), protocol)
 
 

@@ -130,6 +130,14 @@ def test_a_tcp_service_and_one_that_is_carried_as_bytes_are_allowed_whole():
     assert not any(each.blind for each in made.suggestions)
 
 
+def test_a_service_that_is_not_there_any_more_is_as_it_was_seen():
+    made = suggested(world(), [saw("web", "gone", "GET", "/x"), saw("web", "away")], NOW, by_request=True)
+    assert [(each.destination, bool(each.source.permissions)) for each in made.suggestions] == [
+        ("away", False),
+        ("gone", True),
+    ]
+
+
 def test_without_a_logged_request_a_pair_is_allowed_whole_and_that_is_told():
     made = suggested(world(), [saw("web", "clock")], NOW, by_request=True)
     assert made.suggestions[0].source.action == "allow" and made.suggestions[0].blind
