@@ -63,8 +63,11 @@ def patience(drain_seconds: float) -> int:
 
 async def obstacle(running: Handle, admin: AdminClient, binary: Path) -> str:
     """Why no other can follow this one without a gap; "" where one can. Raises EnvoyMissing, EnvoyFailed."""
-    if lineage_of(running.arguments) is None:
+    row = lineage_of(running.arguments)
+    if row is None:
         return "it was started without hot restart"
+    if not row.memory.exists():  # logind removes what a user leaves behind who logs out
+        return f"{row.memory}, which it shares with the next one, is gone"
     theirs, ours = (await admin.get("/hot_restart_version")).decode().strip(), await hot_restart_version(binary)
     return "" if theirs == ours else f"its hot restart is of version {theirs}, and that of {binary} is {ours}"
 

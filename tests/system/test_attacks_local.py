@@ -37,7 +37,7 @@ for path in sys.argv[1:]:
         except OSError as error: print(error, path)
 """
 PROBES = 150  # at least, while agent and Envoy come back
-MANY = 1500  # distinct paths and hosts
+MANY = 600  # distinct paths and hosts
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -143,6 +143,7 @@ async def test_another_configuration_takes_over_under_load_with_no_request_faile
     assert not list((host.directory / "run").glob("envoy_*")), "its sockets go with the last"
 
 
+@pytest.mark.long
 async def test_another_binary_takes_over_again_and_again(host: Host) -> None:
     binary = host.directory / "envoy"
     shutil.copy(locate(), binary)
@@ -201,6 +202,17 @@ async def test_one_whose_hot_restart_is_of_another_version_is_replaced_after_a_d
         assert host.kinds()[1:] == ["adopted", "replaced", "started", "renewed", "stopped"]
 
 
+async def test_one_whose_shared_memory_is_gone_is_replaced_after_a_drain(host: Host) -> None:
+    async with left_by_an_agent(host), running(other_bootstrap(host)) as agent:
+        row = lineage_of(load_handle(host.data / "envoy.json").arguments)
+        row.memory.unlink()
+        with capture_logs() as logs:
+            agent.renew()
+            await within(15, lambda: renewed(host))
+        assert next(each["gap"] for each in logs if each["event"] == "envoy_replaced").endswith("is gone")
+        await within(5, host.serves)
+
+
 async def test_one_that_was_started_without_hot_restart_is_replaced_after_a_drain(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,7 +255,7 @@ async def test_a_stop_while_both_run_ends_both(host: Host) -> None:
         assert host.processes() == []
 
 
-@pytest.mark.parametrize("which", ["before", "after"])
+@pytest.mark.parametrize("which", [pytest.param("before", marks=pytest.mark.long), "after"])
 async def test_whichever_of_the_two_is_killed_this_host_serves(host: Host, which: str) -> None:
     async with left_by_an_agent(host) as first:
         before = first.pid

@@ -70,6 +70,7 @@ class Clients:
         return found
 
 
+@pytest.mark.long
 async def test_clients_of_a_gateway_notice_nothing_when_another_envoy_takes_over(fronted):
     mesh, agent, front, _ = fronted
     before, kept = agent.envoy_pid(), agent.directory / "data" / "snapshot.json"
