@@ -13,10 +13,12 @@ from meshagent.cli.session import Session
 from meshagent.errors import MeshError
 from meshagent.model.edges import EdgeRate, rates
 from meshagent.model.service import Instance
+from meshagent.state.records import ReportRecord
 
 if TYPE_CHECKING:
     from meshagent.cli.mesh import OpenMesh
 
+_OTHERS = "the mesh's other hosts"
 Counts = dict[str, tuple[int, int]]  # by service: instances, and those of them that pass
 OUTSIDE, OTHER = "outside", "other"  # who calls a gateway; whom a destination's proxy does not tell apart
 
@@ -31,23 +33,28 @@ class Counters:
         self._here = ""
 
     async def read(self) -> FleetTraffic:
-        """The counters of now. Raises what the agent or the store raises when neither can be asked."""
-        from meshagent.state.catalog import read_reports
-
-        own, problem = None, self._why
+        """The counters of now. Raises what the agent raises when there is nobody else to ask."""
+        own, reports, missing = None, tuple[ReportRecord, ...](), dict[str, str]()
+        if self._why:
+            missing[_OTHERS] = str(self._why)
+        try:
+            reports = await self._reports()
+        except MeshError as error:
+            missing[_OTHERS] = str(error)
         try:
             self._here = self._here or (await self._agent.status())["host"]
             own = await self._agent.traffic()
         except MeshError as error:
-            problem = error
-            if self._mesh is None:
+            if not reports:
                 raise
-        reports = await read_reports(self._mesh.store, self._mesh.keys) if self._mesh else ()
+            missing["this host's agent"] = str(error)
         found = await fleet_traffic(reports, self._here, own)
-        if problem is None:
-            return found
-        where = "the mesh's other hosts" if self._mesh is None else "this host's agent"
-        return replace(found, missing={**found.missing, where: str(problem)})
+        return replace(found, missing={**found.missing, **missing}) if missing else found
+
+    async def _reports(self) -> tuple[ReportRecord, ...]:
+        from meshagent.state.catalog import read_reports
+
+        return await read_reports(self._mesh.store, self._mesh.keys) if self._mesh else ()
 
     async def instances(self) -> Counts:
         """What the catalog holds; nothing without a mesh."""

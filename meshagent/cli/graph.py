@@ -51,7 +51,7 @@ async def graph(
     else:
         emit(printable(_DRAWN.get(form, as_text)(found)))
     for host, why in after.missing.items():
-        warn(f"{host} is not in this graph: {why}")
+        warn(f"not in this graph: {host}: {why}")
 
 
 def used(edges: Iterable[Edge]) -> frozenset[tuple[str, str]]:

@@ -64,7 +64,7 @@ async def top(
     value = {"edges": [asdict(each) for each in rows], "hosts": list(after.hosts), "missing": dict(after.missing)}
     show(value, session.form(), table(rows, routes=routes), *([] if rows else ["nobody calls anybody"]))
     for host, why in after.missing.items():
-        warn(f"{host} is not in these numbers: {why}")
+        warn(f"not in these numbers: {host}: {why}")
 
 
 class Chosen:
@@ -131,7 +131,7 @@ def screen(first: FleetTraffic, last: FleetTraffic, chosen: Chosen) -> Group:
         shown.add_row(*(Text(cell(each)) for each in row))
     several = f"{len(last.hosts)} host{'' if len(last.hosts) == 1 else 's'}"
     told = f"{several}, the last {last.at - first.at:.0f} s; q ends it"
-    lines: list[Any] = [Text(cell(f"{host} is not in these numbers: {why}")) for host, why in last.missing.items()]
+    lines: list[Any] = [Text(cell(f"not in these numbers: {host}: {why}")) for host, why in last.missing.items()]
     return Group(Text(told, style="dim"), shown, *lines)
 
 

@@ -76,7 +76,7 @@ async def test_the_rates_that_are_told_on_either_host_are_those_of_the_calls(pai
     for out in (json.loads(top), json.loads(other)):
         assert out["hosts"] == ["vm-1", "vm-2"] and out["missing"] == {}
         (edge,) = (each for each in out["edges"] if (each["source"], each["destination"]) == ("web", "api"))
-        assert 0.7 * true < edge["rps"] < 1.3 * true, (edge, true)
+        assert 0.5 * true < edge["rps"] < 1.8 * true, (edge, true)
         assert edge["error_ratio"] == 0
         assert DELAY * 1000 / 1.6 < edge["p50_ms"] < 500 and edge["p50_ms"] <= edge["p99_ms"]
     nodes = {node["name"]: node["health"] for node in json.loads(other)["nodes"]}

@@ -61,7 +61,7 @@ def test_hosts_that_cannot_be_asked_are_told(mesh, agent):
     counting(agent, CALLS, after=[CALLS])
     done = mesh.run("top", "--once", *QUICK)
     assert done.stdout == "nobody calls anybody\n"
-    assert "warning: vm-2 is not in these numbers: its report names no metrics page" in done.stderr
+    assert "warning: not in these numbers: vm-2: its report names no metrics page" in done.stderr
 
 
 def test_without_a_store_there_is_this_host_alone(env, agent):
@@ -69,8 +69,14 @@ def test_without_a_store_there_is_this_host_alone(env, agent):
     done = agent.run("top", "--once", *QUICK)
     assert (
         "web     payments" in done.stdout
-        and "the mesh's other hosts is not in these numbers: there is no store" in done.stderr
+        and "not in these numbers: the mesh's other hosts: there is no store" in done.stderr
     )
+
+
+def test_without_an_agent_here_the_other_hosts_are_told(mesh):
+    mesh.report("vm-2", ["api"], 1)
+    found = json.loads(mesh.run("top", "--output", "json", *QUICK).stdout)
+    assert set(found["missing"]) == {"vm-2", "this host's agent"} and found["edges"] == found["hosts"] == []
 
 
 def test_with_neither_store_nor_agent_it_is_an_error(env, agent):
@@ -101,7 +107,7 @@ def test_the_live_picture_has_the_table_and_who_is_not_in_it():
     Console(file=out, width=100).print(screen(before, after, Chosen(None, routes=False, every=False)))
     text = out.getvalue()
     assert "1 host, the last 5 s; q ends it" in text and "10.0" in text
-    assert "vm-2 is not in these numbers: away" in text and "\x1b[2J" not in text
+    assert "not in these numbers: vm-2: away" in text and "\x1b[2J" not in text
 
 
 async def test_q_ends_the_live_picture_and_the_terminal_is_as_it_was(monkeypatch):
