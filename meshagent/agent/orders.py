@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 _LONGEST_SLEEP = timedelta(seconds=60)
 _SHORTEST_SLEEP = 0.05  # seconds
+_UNCLEAR = "two gateways here order it in different ways, and the first counts: let `hosts` begin with different names"
 Show = Callable[[Mapping[str, str]], Awaitable[None]]
 
 
@@ -46,6 +47,7 @@ class Orders:
         self._changed = changed
         self._show = show
         self._wanted: dict[str, Acme] = {}
+        self._unclear: set[str] = set()
         self._attempts: dict[str, Attempts] = {}
         self._at: dict[str, float] = {}  # where in the renewal window each is renewed, drawn once for each certificate
         self._wake = asyncio.Event()
@@ -77,17 +79,15 @@ class Orders:
         Of two orders with the same first name, of two gateways, the first counts.
         """
         wanted: dict[str, Acme] = {}
-        for each in orders:
-            if wanted.setdefault(each.place, each) != each:
-                _log.error("gateway_certificate_unclear", place=each.place)
-        if wanted == self._wanted:
+        unclear = {each.place for each in orders if wanted.setdefault(each.place, each) != each}
+        if (wanted, unclear) == (self._wanted, self._unclear):
             return
-        before, self._wanted = self.held, wanted
+        before, self._wanted, self._unclear = self.held, wanted, unclear
         self.held = {place: each for place, each in before.items() if place in wanted}
         self._attempts = {place: each for place, each in self._attempts.items() if place in wanted}
         for place in wanted.keys() - self._attempts.keys():
             self._take_up(place)
-        self.problems = {}
+        self.problems = {f"{place}, twice": _UNCLEAR for place in sorted(unclear)}
         for place in wanted:
             self._tell(place)
         if self.held != before:

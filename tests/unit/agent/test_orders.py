@@ -169,6 +169,18 @@ async def test_one_that_is_not_wanted_any_more_is_not_shown_and_what_failed_for_
     assert orders.pairs == {} and orders.problems.keys() == {PAY.place}
 
 
+async def test_of_two_orders_with_the_same_first_name_the_first_counts_and_that_is_told(ca, opened):
+    orders = opened()
+    other = SHOP.model_copy(update={"email": "ops@example.org"})
+    orders.want([SHOP, other])
+    await orders.step()
+    assert ca.asked == [SHOP.hosts]
+    (problem,) = orders.problems.values()
+    assert "two gateways here order it in different ways" in problem
+    orders.want([SHOP, SHOP])
+    assert orders.problems == {} and orders.pairs
+
+
 async def test_one_that_ended_is_shown_still_and_told_of(ca, opened):
     orders = opened()
     orders.want([SHOP])
