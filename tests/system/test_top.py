@@ -86,7 +86,7 @@ async def test_the_rates_that_are_told_on_either_host_are_those_of_the_calls(pai
 
 async def test_errors_are_told_and_a_host_that_cannot_be_asked_is_named(pair):
     mesh, first, second, app = pair
-    app.delay, app.status = 0.0, 503
+    app.status = 503
     times: list[float] = []
     making = asyncio.create_task(calling(mesh.local, times))
     try:
@@ -95,5 +95,7 @@ async def test_errors_are_told_and_a_host_that_cannot_be_asked_is_named(pair):
         out = json.loads(await asked(first, "top", "web", "--output", "json", "--window", "1s"))
     finally:
         making.cancel()
+        app.status = 200
+        await second.start()
     assert out["hosts"] == ["vm-1"] and list(out["missing"]) == ["vm-2"]
     assert [each["error_ratio"] for each in out["edges"]] == [1.0]
