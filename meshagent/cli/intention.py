@@ -23,8 +23,9 @@ from meshagent.cli.soundness import case_gap, l7_problem, unknown_service
 from meshagent.errors import Conflict, InvalidDocument, NotFound, Problem
 from meshagent.model.intention import Action, HttpMatch, Intention, IntentionSource
 from meshagent.model.kinds import Document
+from meshagent.model.mesh import Mesh
 from meshagent.model.names import ANY
-from meshagent.model.view import Rule
+from meshagent.model.view import Guard, Rule
 from meshagent.model.world import Origin, Stated
 from meshagent.policy.explain import default_words
 from meshagent.policy.precedence import guard
@@ -194,14 +195,21 @@ class _Edits:
         if held is not None and held.expires_at is not None and held.expires_at <= self._now:
             held = None
         world = replace(self._seen, documents=documents).world()
-        rules = guard(wish.destination, "http", world.mesh, world.intentions, self._now)
+        rules = self._guard(world.mesh, world.intentions)
         if wish.shadow and rules.shadow:
             rules = rules.shadow
         made = amended(wish, held, rules.rule_for(wish.source), rules.default)
         self.source, self.notes = made.source, made.notes
         origins = {**(stated.origins if stated else {"": self._origin}), made.source.part: self._origin}
         self.stated = Stated(placed(document, wish.destination, made.source), origins)
+        after = {**world.intentions, wish.destination: self.stated}
+        if wish.shadow and not self._guard(world.mesh, after).doubts("" if wish.source == ANY else wish.source):
+            self.notes += (f"nothing that passes now would be refused: {wish.source} -> {wish.destination} is denied",)
         return {name: Stated(self.stated.thing, origins)}
+
+    def _guard(self, mesh: Mesh, intentions: Mapping[str, Stated[Intention]]) -> Guard:
+        """The rules for the destination, as if it could tell requests apart."""
+        return guard(self.wish.destination, "http", mesh, intentions, self._now)
 
 
 def _wish(action: Action, source: str, destination: str, given: _Given, now: datetime) -> Wish:

@@ -17,6 +17,14 @@ def test_a_shadow_deny_stands_beside_what_is_in_force(mesh):
     assert mesh.documents()["intention", "payments"].origin("web:shadow").who == "ann@vm-1"
 
 
+def test_a_shadow_deny_of_what_is_denied_already_is_told(mesh):
+    denied = mesh.run("intention", "deny", "web", "payments", "--shadow")
+    assert "nothing that passes now would be refused: web -> payments is denied" in denied.stderr
+    mesh.run("intention", "allow", "*", "payments")
+    for source in ("batch", "*"):
+        assert "nothing that passes" not in mesh.run("intention", "deny", source, "payments", "--shadow").stderr
+
+
 def test_check_says_yes_and_what_shadow_would_refuse(mesh):
     mesh.run("intention", "allow", "web", "payments")
     mesh.run("intention", "deny", "web", "payments", "--shadow", "--reason", "INC-7")
