@@ -109,7 +109,7 @@ async def restore(session: Session, path: Path, *, anew: bool) -> None:
     Where none are kept, or with --anew: what `redirect up --no-undo` does, and keeps it.
 
     \b
-    Example:  systemctl enable --now meshagent-redirect
+    Example:  meshagent redirect restore
     """
     from meshagent.host.kept import keep, kept
 

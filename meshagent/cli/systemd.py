@@ -85,7 +85,7 @@ async def renew(session: Session) -> None:
     Where no other can follow without a gap, this fails, and Envoy serves on as it is.
 
     \b
-    Example:  systemctl reload meshagent-envoy
+    Example:  meshagent systemd renew
     """
     from meshagent.envoy.unit import renew_envoy
     from meshagent.host.notify import Notifier
