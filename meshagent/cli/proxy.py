@@ -105,7 +105,7 @@ _TITLES = ("TIME", "SIDE", "SOURCE", "DESTINATION", "REQUEST", "STATUS", "REASON
 def _cells(row: dict[str, Any]) -> list[object]:
     request = f"{row['method']} {row['path']}".strip()
     call = (row["time"], row["side"], row["source"], row["destination"], request, row["status"] or "")
-    return [*call, row["reason"], row["flag_words"], row["ticket"]]
+    return [*call, row["reason"] or ("(shadow)" if row.get("doubted") else ""), row["flag_words"], row["ticket"]]
 
 
 def _words(data: dict[str, Any]) -> str:

@@ -70,4 +70,6 @@ def line(seen: Data) -> str:
         parts.append(f"[{' '.join(filter(None, (seen['route'], seen['subset'])))}]")
     if seen["reason"]:
         parts += [seen["reason"], f"ticket {seen['ticket']}" if seen["ticket"] else ""]
+    if seen.get("doubted"):
+        parts.append("shadow would refuse it")
     return "  ".join(part for part in parts if part)

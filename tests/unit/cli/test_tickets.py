@@ -133,9 +133,11 @@ def test_what_a_stranger_wrote_makes_no_line_of_its_own(mesh, logged):
 
 
 def test_the_log_is_printed_with_reasons_and_tickets(agent, logged):
-    logged(line(), line(status=503, flags="UF,URX", details="x"))
+    doubted = line(status=200, details="via_upstream", shadow="denied")
+    logged(line(), line(status=503, flags="UF,URX", details="x"), doubted)
     shown = agent.run("proxy", "requests", "--source", "web", "--failed", "--limit", "5").stdout
-    first, second = shown.splitlines()[1:]
+    first, second, third = shown.splitlines()[1:]
+    assert "(shadow)" in third and "(shadow)" not in first + second
     assert "intention" in first and TICKET in first and "GET /admin(x)" in first
     assert "app-down" in second and "the connection to the other side failed, every try failed" in second
     assert agent.asked[-1][2] == {"source": ["web"], "failed": ["1"], "most": ["5"]}

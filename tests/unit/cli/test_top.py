@@ -191,6 +191,10 @@ def test_tap_tells_what_the_agent_refuses(agent):
     [
         ({}, "18:50:57.263  inbound   web -> payments           GET /v1/carts 200  2 ms"),
         (
+            {"doubted": True},
+            "18:50:57.263  inbound   web -> payments           GET /v1/carts 200  2 ms  shadow would refuse it",
+        ),
+        (
             {"status": 403, "reason": "intention", "ticket": "17-4"},
             "18:50:57.263  inbound   web -> payments           GET /v1/carts 403  2 ms  intention  ticket 17-4",
         ),
