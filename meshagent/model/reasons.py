@@ -13,7 +13,7 @@ from typing import Literal
 
 Where = Literal["destination", "caller", "outside", "both"]
 FINE, OTHER = "", "failed"  # nothing went wrong; something did, and no line of the table fits
-_TLS = "TLS_error"
+_TLS, _RESET = "TLS_error", "system_library"  # a connection that was reset in the handshake did not fail by TLS
 _BY_SIDE: dict[str, frozenset[Where]] = {
     "inbound": frozenset({"both", "destination"}),
     "outbound": frozenset({"both", "caller"}),
@@ -183,8 +183,8 @@ REASONS: tuple[Reason, ...] = (
     ),
     Reason(
         "broken",
-        "the connection to the instance ended before the answer was whole",
-        "look at the destination's host at that time: meshagent explain --last SOURCE DESTINATION",
+        "the instance ended the connection before the answer was whole, maybe since it does not believe our certificate",
+        "on the destination's host: meshagent proxy requests --failed; on this one: meshagent doctor",
         "caller",
         flags=("UC", "UR", "LR", "UPE"),
     ),
@@ -297,7 +297,8 @@ def reason_of(side: str, status: int, flags: Iterable[str], details: str, failur
 
 def _means(each: Reason, status: int, flags: frozenset[str], details: str, failure: str) -> bool:
     if each.failure:
-        return any(all(word in f"{failure} {details}" for word in words) for words in each.failure)
+        told = f"{failure} {details}"
+        return _RESET not in told and any(all(word in told for word in words) for words in each.failure)
     if not flags.isdisjoint(each.flags) or any(details.startswith(text) for text in each.details):
         return True
     return status in each.statuses and details != "direct_response"

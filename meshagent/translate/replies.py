@@ -25,7 +25,10 @@ REFUSED, TICKET_HEADER = "x-mesh-refused", "x-mesh-ticket"
 # with or without a request id, which callers could choose themselves and send twice.
 TICKET = "%START_TIME(%s%6f)%-%CONNECTION_ID%"
 _CALLER = "%DOWNSTREAM_PEER_URI_SAN%"
-_TLS_FAILED = "has(upstream.transport_failure_reason) && upstream.transport_failure_reason.contains('TLS_error')"
+_TLS_FAILED = (
+    "has(upstream.transport_failure_reason) && upstream.transport_failure_reason.contains('TLS_error')"
+    " && !upstream.transport_failure_reason.contains('system library')"  # a reset in the handshake, see model/reasons.py
+)
 # Each costs Envoy 2.4 kB a listener (measured), so there are few: what is rare is told by the log alone.
 _OF_CALLERS = ("no-endpoints", "connect", "timeout", "overflow", "fault", "broken")
 _OUTSIDE = (*_OF_CALLERS, "no-route")

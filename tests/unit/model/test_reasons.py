@@ -62,6 +62,7 @@ def test_every_way_to_fail_has_its_code(side, status, flags, details, code):
         ("TLS_error:|268436528:SSL_routines:OPENSSL_internal:TLSV1_ALERT_UNKNOWN_CA", "tls-unknown-root"),
         ("TLS_error:|268435703:SSL_routines:OPENSSL_internal:WRONG_VERSION_NUMBER", "tls"),
         ("delayed_connect_error:_Connection_refused", "connect"),
+        ("TLS_error:|33554536:system_library:OPENSSL_internal:Connection_reset_by_peer:TLS_error_end", "connect"),
     ],
 )
 def test_a_failure_of_tls_says_which(failure, code):
