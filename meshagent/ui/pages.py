@@ -90,7 +90,8 @@ class Pages:
 
     async def what_if(self, query: Query) -> Data:
         """What documents would change."""
-        return what_if(await self._sight.seen(), query.get("documents", ""), self._clock())
+        seen, reports = await self._sight.seen(), await self._sight.reports()
+        return what_if(seen, query.get("documents", ""), self._clock(), reports)
 
     async def services(self, _: Query) -> Data:
         """All services."""

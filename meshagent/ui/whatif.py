@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,8 +23,11 @@ Data = dict[str, Any]
 PASTED = "pasted"
 
 
-def what_if(seen: Seen, text: str, now: datetime) -> Data:
-    """Who gains or loses whom by the documents in `text` (YAML), or the problems for which they could not be applied."""
+def what_if(seen: Seen, text: str, now: datetime, reports: Sequence[ReportRecord] = ()) -> Data:
+    """Who gains or loses whom by the documents in `text` (YAML), or the problems for which they could not be applied.
+
+    `reports` tell which calls hosts have seen: those that would be refused are told apart.
+    """
     decoded = decode_documents(text, PASTED, KINDS)
     problems = (*decoded.problems, *twice(decoded.documents))
     if not decoded.documents and not problems:
@@ -39,7 +42,7 @@ def what_if(seen: Seen, text: str, now: datetime) -> Data:
     return {
         "problems": [],
         "warnings": [str(each) for each in warnings],
-        "plan": plan_data(seen, edits),
+        "plan": plan_data(seen, edits, reports),
         "diffs": [each for each in diffs if each["diff"]],
     }
 

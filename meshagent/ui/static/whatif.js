@@ -177,9 +177,10 @@ function outcome(found, redraw) {
       ),
     );
   }
-  const { calls, ways, settings } = found.plan;
+  const { calls, observed, ways, settings } = found.plan;
   const rows = [
     ...calls.map((row) => ({ ...row, what: row.turn })),
+    ...observed.map((row) => ({ ...row, what: "was seen" })),
     ...ways.map((row) => ({ ...row, what: "goes elsewhere" })),
     ...settings.map((row) => ({ ...row, what: "setting" })),
   ];
@@ -194,7 +195,7 @@ function outcome(found, redraw) {
   ];
 }
 
-const TONES = { gains: "warn", widens: "warn", loses: "bad", narrows: "bad", differs: "quiet" };
+const TONES = { gains: "warn", widens: "warn", loses: "bad", narrows: "bad", differs: "quiet", "was seen": "bad" };
 const EFFECTS = [
   { title: "What", value: (row) => row.what, cell: (row) => badge(row.what, TONES[row.what] ?? "quiet") },
   { title: "In words", value: (row) => row.words },

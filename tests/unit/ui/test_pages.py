@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -147,6 +147,16 @@ def test_what_if_tells_who_would_lose_whom_and_changes_nothing():
     assert {(row["source"], row["turn"]) for row in data["plan"]["calls"]} == {("batch", "widens"), ("web", "loses")}
     assert "-- name: web" in data["diffs"][0]["diff"]
     assert seen.documents == before
+
+
+def test_what_if_names_the_calls_that_hosts_saw_and_that_would_be_refused():
+    last = datetime.now(UTC).isoformat()
+    row = {"source": "web", "destination": "payments", "method": "", "path": "", "calls": 9, "last": last}
+    text = "kind: intention\nname: payments\nsources: [{name: batch, action: allow}]\n"
+    assert what_if(shop(), text, NOW)["plan"]["observed"] == []
+    seen = what_if(shop(), text, NOW, (report("vm-1", observed=[row]),))["plan"]["observed"]
+    assert [(each["source"], each["destination"]) for each in seen] == [("web", "payments")]
+    assert "would refuse what was seen: web -> payments" in seen[0]["words"]
 
 
 def test_what_could_not_be_applied_is_told_with_its_line():
