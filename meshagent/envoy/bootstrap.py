@@ -22,7 +22,7 @@ _STATS = (
     r"tcp\..*\.downstream_cx_total",
     r"(http|tcp)\.(in|out|gateway)\..*\.downstream_cx_[rt]x_bytes_total",
     r"cluster\.(out|plain)/.*\.upstream_cx_[rt]x_bytes_total",
-    r"(cluster\.[^.]+|cluster\.external/.*|vhost\..*\.route\..*)\.upstream_rq_(total|active|[1-5]xx|completed|time|timeout|per_try_timeout|retry|retry_success|(pending|active)_overflow)",
+    r"(cluster\.[^.]+|cluster\.external/.*|vhost\..*\.route\..*)\.upstream_rq_(total|active|[1-5]xx|completed|time|timeout|per_try_timeout|retry|retry_success|retry_overflow|retry_limit_exceeded|(pending|active)_overflow)",
     r".*\.upstream_cx_(active|total|connect_fail|connect_timeout|overflow|destroy_\w+_with_active_rq)",
     r".*\.ssl\.(handshake|connection_error|fail_verify_\w+)",
     r".*\.(downstream_cx_overflow|downstream_global_cx_overflow|downstream_rq_timeout|rate_limited)",

@@ -184,7 +184,7 @@ MALFORMED = {
     "unknown condition": source(
         action=None, permissions=[{"action": "allow", "http": {"hosts": ["a"], "methods": ["GET"]}}]
     ),
-    "shadow": source(shadow=True),
+    "shadow an object": source(shadow={"deny": True}),
 }
 
 

@@ -288,6 +288,18 @@ async def test_attack_53_no_request_writes_a_second_line_or_field_into_a_log(sho
         "status",
     }
     wanted |= {"details", "method", "path", "authority", "request_id", "service", "side"}
+    wanted |= {
+        "destination",
+        "rule",
+        "ticket",
+        "far_ticket",
+        "route",
+        "refused",
+        "instance",
+        "subset",
+        "failure",
+        "shadow",
+    }
     for line in lines:
         assert all(0x20 <= byte < 0x7F or byte >= 0x80 for byte in line), line
         event = json.loads(line, object_pairs_hook=_once)
