@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ from meshagent.agent.operations import Operations
 from meshagent.agent.roster import Registered
 from meshagent.envoy.process import EnvoyProcess
 from meshagent.errors import EnvoyFailed
-from meshagent.host.handshake import handshake
+from meshagent.host.handshake import connected, handshake
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Endpoint, Outbound, ProxyView
 from meshagent.translate.clusters import plain_name, upstream_name
@@ -23,7 +22,6 @@ from meshagent.translate.local import local_listener_name
 from meshagent.translate.tls import server_name
 
 _MOST = 20  # endpoints that are tried
-_CONNECT_SECONDS = 2.0
 Data = dict[str, Any]
 _FLAGS = {
     "failed_outlier_check": "ejected: too many of its answers were failures (outlier_detection)",
@@ -93,7 +91,7 @@ class CallPath:
         return {
             "id": definition.instance_id,
             "address": f"{definition.address}:{definition.port}",
-            "problem": await _connected(definition.address, definition.port),
+            "problem": await connected(definition.address, definition.port),
             "failing": [str(row.get("output", "")) for row in checks],
             "draining": each.draining,
             "listening": inbound_listener_name(each.mtls_port) in listeners,
@@ -104,7 +102,7 @@ class CallPath:
         row: Data = {"address": endpoint.address, "port": endpoint.port, "healthy": endpoint.healthy}
         world = self._operations.converger.world
         if endpoint not in outbound.endpoints or world is None or self._is_ended(outbound.source):
-            said = await _connected(endpoint.address, endpoint.port)
+            said = await connected(endpoint.address, endpoint.port)
             return row | {"code": "connect" if said else "", "said": said}
         sni = server_name(outbound.source, outbound.upstream, view.trust_domain)
         pair = self._directory / "identities" / f"{outbound.source}.pem"
@@ -117,19 +115,6 @@ class CallPath:
 def _outbound(view: ProxyView, source: str, destination: str) -> Outbound | None:
     called = (each for each in view.outbounds if (each.source, each.upstream) == (source, destination))
     return next((each for each in called if not each.subset), None)
-
-
-async def _connected(address: str, port: int) -> str:
-    """Why nobody can connect; empty where one can."""
-    try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            _, writer = await asyncio.open_connection(address, port)
-        writer.transport.abort()
-    except TimeoutError:
-        return f"no answer within {_CONNECT_SECONDS:g} s"
-    except OSError as error:
-        return os.strerror(error.errno) if error.errno else str(error)
-    return ""
 
 
 async def _admin(envoy: EnvoyProcess) -> tuple[frozenset[str], list[Data]]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from meshagent.model.edges import OTHER
+
 Row = Mapping[str, Any]
 _Edges = Sequence[tuple[str, Row]]  # with their labels
 _EDGE = ("side", "source", "destination", "route", "subset")
 _SUMS = ("failed", "active", "connections", "bytes_sent", "bytes_received")
-_OTHER = "other"
 _REQUESTS = "Requests by the class of their answer; failed: without one, and TCP connections that could not be made."
 _ACTIVE = "Requests under way; of TCP the callers' connections."
 _CONNECTIONS = "Connections of callers; at a gateway's own calls, of its proxy."
@@ -62,7 +63,7 @@ def _together(rows: Sequence[Row]) -> Row:
         for bound, count in row["latency_ms"]:
             latency[bound] = latency.get(bound, 0) + count
     sums = {name: sum(row[name] for row in rows) for name in _SUMS}
-    edge = {"side": rows[0]["side"], "source": _OTHER, "destination": _OTHER, "route": "", "subset": "", "protocol": ""}
+    edge = {"side": rows[0]["side"], "source": OTHER, "destination": OTHER, "route": "", "subset": "", "protocol": ""}
     return {**edge, **sums, "requests": answers, "latency_ms": [[bound, count] for bound, count in latency.items()]}
 
 

@@ -30,6 +30,7 @@ from meshagent.envoy.bootstrap import LATENCY_BOUNDS
 from meshagent.envoy.counts import Counts
 from meshagent.envoy.handle import started_at
 from meshagent.envoy.process import EnvoyProcess
+from meshagent.model.edges import OTHER, OUTSIDE
 from meshagent.model.names import HTTP_PROTOCOLS
 from meshagent.model.view import Egress, Guard, Inbound, Outbound, ProxyView
 from meshagent.translate.clusters import plain_name, upstream_name
@@ -43,7 +44,6 @@ from meshagent.translate.counting import (
     rules_prefix,
 )
 
-OTHER, OUTSIDE = "other", "outside"
 _CLASSES = (1, 2, 3, 4, 5)
 _LONGEST_MS = LATENCY_BOUNDS[-2]  # an hour, the bound above, stands for all that took longer
 _WANTED = (

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _OTHERS = "the mesh's other hosts"
 Counts = dict[str, tuple[int, int]]  # by service: instances, and those of them that pass
-OUTSIDE, OTHER = "outside", "other"  # who calls a gateway; whom a destination's proxy does not tell apart
 
 
 class Counters:

@@ -7,14 +7,14 @@ from datetime import timedelta
 
 import click
 
-from meshagent.cli.counters import OTHER, counters
+from meshagent.cli.counters import counters
 from meshagent.cli.drawing.graph import graph as graph_of
 from meshagent.cli.drawing.svg import as_svg
 from meshagent.cli.drawing.text import as_dot, as_text
 from meshagent.cli.options import DURATION, SERVICE, awaited, mesh_options
 from meshagent.cli.output import emit, printable, show, warn
 from meshagent.cli.session import Session
-from meshagent.model.edges import Edge
+from meshagent.model.edges import OTHER, Edge
 
 _DRAWN = {"text": as_text, "dot": as_dot, "svg": as_svg}
 _OUTPUTS = (*_DRAWN, "json", "yaml")

@@ -13,6 +13,7 @@ _SECONDS = 2.0
 # In TLS 1.3 a client has finished before the server judges its certificate: what the server thinks of it comes after that.
 _VERDICT_SECONDS = 0.3
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_NO_ANSWER = f"no answer within {_SECONDS:g} s"
 Outcome = tuple[str, str]  # the code of model/reasons.py, "" where all is well; and words
 
 
@@ -27,7 +28,7 @@ async def handshake(
         async with asyncio.timeout(_SECONDS):
             return await _shake(address, port, server_name, _context(own, roots, alpn), ids)
     except TimeoutError:
-        return "connect", f"no answer within {_SECONDS:g} s"
+        return "connect", _NO_ANSWER
     except ssl.SSLCertVerificationError as error:
         code = "tls-expired" if error.verify_code == _EXPIRED else "tls-unknown-root"
         return code, f"its certificate is not believed: {error.verify_message}"
@@ -36,7 +37,24 @@ async def handshake(
     except ConnectionResetError:
         return "tls", "it ended the connection within the handshake: it may speak no TLS"
     except OSError as error:
-        return "connect", os.strerror(error.errno) if error.errno else str(error)
+        return "connect", _words(error)
+
+
+async def connected(address: str, port: int) -> str:
+    """Why nobody can connect there; empty where one can."""
+    try:
+        async with asyncio.timeout(_SECONDS):
+            _, writer = await asyncio.open_connection(address, port)
+        writer.transport.abort()
+    except TimeoutError:
+        return _NO_ANSWER
+    except OSError as error:
+        return _words(error)
+    return ""
+
+
+def _words(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _context(own: Path, roots: bytes, alpn: str) -> ssl.SSLContext:

@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 Side = Literal["outbound", "inbound"]
 Buckets = tuple[tuple[float, float], ...]  # (upper bound in ms, requests up to it), rising, the last bound infinite
 
+# In the place of a source: callers that the destination's proxy does not tell apart, and who calls a gateway.
+OTHER, OUTSIDE = "other", "outside"
 _NO_REQUESTS: Mapping[str, int] = {}
 _COUNTERS = ("failed", "connections", "bytes_sent", "bytes_received")
 

@@ -56,27 +56,14 @@ def explain_refusals(manager: HttpConnectionManager, service: str, source: str =
 def explain_limits(manager: HttpConnectionManager, service: str) -> None:
     """A request beyond the rate says so. Only what the proxy itself answers is meant: an app's own 429 stays as it is."""
     mapper = _by_status(manager, 429, "meshagent.limited_status")
-    _say(mapper, "rate-limit")
-    told = {
-        "error": f"refused: more requests than {service} takes (rate_limit of its service document)",
-        "caller": _CALLER,
-        "destination": service,
-        "next_step": f"meshagent policy get service {service}",
-    }
-    _body(mapper, told)
+    _refuse(mapper, "rate-limit", service, f"more requests than {service} takes (rate_limit of its service document)")
 
 
 def explain_crowding(manager: HttpConnectionManager, service: str) -> None:
     """A request beyond what adaptive concurrency lets in: the one local 503 there without a flag."""
     mapper = _by_status(manager, 503, "meshagent.crowded_status")
-    _say(mapper, "crowded")
-    told = {
-        "error": f"refused: more requests at once than {service} bears now (adaptive_concurrency of its service document)",
-        "caller": _CALLER,
-        "destination": service,
-        "next_step": f"meshagent policy get service {service}",
-    }
-    _body(mapper, told)
+    why = f"more requests at once than {service} bears now (adaptive_concurrency of its service document)"
+    _refuse(mapper, "crowded", service, why)
 
 
 def tell_unreached(manager: HttpConnectionManager) -> None:
@@ -114,6 +101,18 @@ def _fail(mapper: ResponseMapper, code: str, caller: str, destination: str) -> N
         "caller": caller,
         "destination": destination,
         "next_step": "meshagent explain TICKET, with this ticket, on this host",
+    }
+    _body(mapper, told)
+
+
+def _refuse(mapper: ResponseMapper, code: str, service: str, why: str) -> None:
+    """By a setting of the service's document."""
+    _say(mapper, code)
+    told = {
+        "error": f"refused: {why}",
+        "caller": _CALLER,
+        "destination": service,
+        "next_step": f"meshagent policy get service {service}",
     }
     _body(mapper, told)
 

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from meshagent.api.fleet import FleetTraffic
-from meshagent.model.edges import rates
+from meshagent.model.edges import OTHER, rates
 from meshagent.ui.topology import Pair
 
-OTHER = "other"  # the source of calls whose callers a destination's proxy does not tell apart (api/traffic.py)
 _PAUSE = 2.0  # seconds between two readings, however many pages ask
 _WINDOW = 12.0  # seconds that the numbers are about, where that much was read
 

@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from meshagent.ui.live import OTHER, Numbers
+from meshagent.model.edges import OTHER
+from meshagent.ui.live import Numbers
 from meshagent.ui.topology import Pair
 
 Data = dict[str, Any]

@@ -8,7 +8,6 @@ import secrets
 import signal
 import subprocess
 import tempfile
-import time
 import urllib.request
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers.consul import free_port
+from tests.servers.waiting import until_served
 
 PATIENCE = 30.0
 ROOT_TOKEN = "root"
@@ -123,22 +123,9 @@ def server() -> Iterator[OpenBao]:
             process = subprocess.Popen(command, cwd=directory, stdout=out, stderr=subprocess.STDOUT)
         made = OpenBao(port, process)
         try:
-            _wait(made, log)
+            until_served(lambda: made.call("GET", "sys/health"), process, log, PATIENCE, "OpenBao")
             yield made
         finally:
             made.thaw()
             process.kill()
             process.wait()
-
-
-def _wait(made: OpenBao, log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            made.call("GET", "sys/health")
-        except (OSError, ValueError):
-            assert made.process.poll() is None, f"OpenBao ended: {log.read_text(errors='replace')}"
-            assert time.monotonic() < deadline, f"OpenBao serves nothing: {log.read_text(errors='replace')}"
-            time.sleep(0.05)
-        else:
-            return

@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,6 +19,7 @@ import yaml
 
 from tests.servers.consul import free_port
 from tests.servers.programs import program
+from tests.servers.waiting import until_served
 
 PATIENCE = 30.0
 
@@ -82,21 +82,8 @@ def server(config: Mapping[str, Any], port: int = 0) -> Iterator[Prometheus]:
             process = subprocess.Popen([*command, listen], cwd=directory, stdout=out, stderr=subprocess.STDOUT)
         made = Prometheus(port, process)
         try:
-            _wait(made, log)
+            until_served(made.targets, process, log, PATIENCE, "Prometheus")
             yield made
         finally:
             process.kill()
             process.wait()
-
-
-def _wait(made: Prometheus, log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            made.targets()
-        except (OSError, AssertionError):
-            assert made.process.poll() is None, f"Prometheus ended: {log.read_text(errors='replace')}"
-            assert time.monotonic() < deadline, f"Prometheus serves nothing: {log.read_text(errors='replace')}"
-            time.sleep(0.05)
-        else:
-            return

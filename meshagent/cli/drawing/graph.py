@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from meshagent.cli.counters import OTHER, OUTSIDE, byte_rate, concerns, milliseconds, per_second, percent
-from meshagent.model.edges import EdgeRate
+from meshagent.cli.counters import byte_rate, concerns, milliseconds, per_second, percent
+from meshagent.model.edges import OTHER, OUTSIDE, EdgeRate
 
 Kind = Literal["service", "outside", "other"]
 Health = Literal["passing", "degraded", "failing", "unknown"]
