@@ -71,9 +71,9 @@ long: $(READY) servers ## system tests that need a minute of both cores each: th
 soak: $(READY) servers ## the faults with outages as long as they are in life (an hour; SOAK=0.1 for a tenth of it)
 	MESHAGENT_SOAK=$(or $(SOAK),1) $(PYTEST) tests/system/test_faults_store.py tests/system/test_faults_host.py tests/system/test_rotation.py
 
-bench: $(READY) ## the benchmarks (installs wrk, nginx and haproxy with apt-get where they are missing; BENCH=propagation for one)
-	@command -v wrk >/dev/null && command -v nginx >/dev/null && command -v haproxy >/dev/null || \
-		(echo "installing wrk, nginx-light and haproxy" && apt-get install -y -qq wrk nginx-light haproxy)
+bench: $(READY) ## the benchmarks (installs wrk, nginx, haproxy and valgrind with apt-get where they are missing; BENCH=propagation for one)
+	@command -v wrk >/dev/null && command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v valgrind >/dev/null || \
+		(echo "installing wrk, nginx-light, haproxy and valgrind" && apt-get install -y -qq wrk nginx-light haproxy valgrind)
 	$(BIN)/python -m bench $(BENCH)
 
 demo: $(READY) ## the whole thing on this machine

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-NAMES = ("propagation", "footprint", "dataplane", "scale", "fanout", "applying", "upstreams", "tapping")
+NAMES = ("propagation", "footprint", "dataplane", "scale", "fanout", "applying", "upstreams", "tapping", "instructions")
 
 
 def main() -> None:

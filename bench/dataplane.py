@@ -31,8 +31,8 @@ from tests.system.live import free_port, live_mesh
 ROUNDS = 9
 SECONDS = 2
 CONNECTIONS = 16
-_COUNT = re.compile(r"(\d+) requests in")
-_ERRORS = re.compile(r"Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)")
+COUNT = re.compile(r"(\d+) requests in")
+ERRORS = re.compile(r"Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)")
 
 
 async def run() -> dict:
@@ -113,8 +113,8 @@ async def load(port: int) -> int:
     command = ["taskset", "-c", "0", "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", f"http://127.0.0.1:{port}/"]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     text = (await process.communicate())[0].decode()
-    assert not _ERRORS.search(text), text
-    return int(_COUNT.search(text)[1])
+    assert not ERRORS.search(text), text
+    return int(COUNT.search(text)[1])
 
 
 def cpu(pid: int) -> int:

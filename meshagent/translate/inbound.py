@@ -21,7 +21,7 @@ from meshagent.translate.counting import inbound_prefix
 from meshagent.translate.natives import Natives, natives
 from meshagent.translate.rbac import bytes_rbac_name, plain_rbac_name, rbac_name, rules_by_ecds
 from meshagent.translate.replies import explain_crowding, explain_limits
-from meshagent.translate.retries import UNREACHED, safe_retries
+from meshagent.translate.retries import safe_retries
 from meshagent.translate.settings import Settings, from_ads, pack
 from meshagent.translate.tcp import NOWHERE, tcp_forward
 from meshagent.translate.tls import BYTES, accept_from, accept_native, server_name
@@ -136,8 +136,9 @@ def _filters(
         http_guard = HttpFilter(name=rbac)
         rules_by_ecds(http_guard.config_discovery, inbound.protocol)
         filters = [http_guard, *admission_filters(inbound)]
-        traced, domain = bool(inbound.sampling), view.trust_domain
-        manager = inbound_manager(inbound.service, counted, log, settings, filters, domain=domain, traced=traced)
+        line = Line(inbound.service, INBOUND, view.trust_domain, True, bool(inbound.sampling))
+        strangers = not chain.HasField("transport_socket")
+        manager = inbound_manager(counted, line, log, settings, filters, strangers=strangers)
         if inbound.sampling:
             tags = {"service": inbound.service, "instance": inbound.instance, "host": view.host}
             trace(manager, view.tracing, inbound.sampling, inbound.service, tags)
@@ -179,7 +180,6 @@ def _bytes_filters(
 
 def _route_to_app(routes: RouteConfiguration, inbound: Inbound) -> None:
     routes.name = inbound.service
-    routes.response_headers_to_remove.append(UNREACHED)  # an app does not say it for the proxy
     host = routes.virtual_hosts.add(name=inbound.service, domains=["*"])
     route = host.routes.add()
     route.match.prefix = "/"

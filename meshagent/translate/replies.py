@@ -66,14 +66,16 @@ def explain_crowding(manager: HttpConnectionManager, service: str) -> None:
     _refuse(mapper, "crowded", service, why)
 
 
-def tell_unreached(manager: HttpConnectionManager) -> None:
+def tell_unreached(manager: HttpConnectionManager, *, among_proxies: bool) -> None:
     """No connection to the app: it never saw the request, so callers' proxies may try another instance.
 
-    And where the app ended one before its answer was whole.
+    And where the app ended one before its answer was whole. `among_proxies`: callers' proxies are told, and they take it
+    away again, so no app sees it and passes it on as its own.
     """
     mapper = _by_flags(manager, ("UF",))
-    header = mapper.headers_to_add.add().header
-    header.key, header.value = UNREACHED, "1"
+    if among_proxies:
+        header = mapper.headers_to_add.add().header
+        header.key, header.value = UNREACHED, "1"
     _say(mapper, "app-down")
     _say(_by_flags(manager, flags_of("app-broke")), "app-broke")
 

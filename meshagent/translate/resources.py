@@ -50,6 +50,7 @@ from meshagent.translate.local import local_listener_name
 from meshagent.translate.natives import natives
 from meshagent.translate.outbound import outbound_listener
 from meshagent.translate.rbac import bytes_rbac_filter, bytes_rbac_name, plain_rbac_name, rbac_filter, rbac_name
+from meshagent.translate.router import ROUTER, router_config, tells_apart
 from meshagent.translate.routes import outbound_proxy, outbound_routes
 from meshagent.translate.secrets import key_pair_name, key_pair_secret, roots_secret, svid_name, svid_secret
 from meshagent.translate.settings import ROOTS, Settings
@@ -123,6 +124,8 @@ def translate(
     _add_gateways(memo, view, settings, key_pairs, challenges)
     if view.tracing or view.collected:
         memo.add("collector", view.tracing, partial(_collector, view.tracing))
+    if any(outbound.by_request for outbound in view.outbounds):
+        memo.add("router", (told_apart := tells_apart(view)), lambda: [(ECDS, ROUTER, router_config(told_apart))])
     memo.add("roots", view.bundle, lambda: [(SDS, ROOTS, roots_secret(view))])
     for service in sorted(
         {inbound.service for inbound in view.inbounds} | {outbound.source for outbound in view.outbounds}

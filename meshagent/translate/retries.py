@@ -12,7 +12,8 @@ from meshagent.model.route import Retry
 from meshagent.translate.settings import pack
 
 _SAFE = ("connect-failure", "refused-stream", "reset-before-request")
-UNREACHED = "x-mesh-unreached"  # the proxy beside an app says by it that the app never saw the request
+# The proxy beside an app says by it that the app never saw the request. Callers' proxies take it away (ADR 0032).
+UNREACHED = "x-mesh-unreached"
 
 
 def safe_retries(policy: RetryPolicy, attempts: int, *, elsewhere: bool) -> None:

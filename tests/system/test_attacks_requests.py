@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 
 import pytest
 import pytest_asyncio
@@ -197,6 +198,8 @@ SPOOFED = (
     "x-envoy-upstream-rq-timeout-ms: 50\r\nx-envoy-upstream-rq-per-try-timeout-ms: 20\r\nx-envoy-max-retries: 100\r\n"
     "x-envoy-retry-on: 5xx\r\nx-envoy-hedge-on-per-try-timeout: true\r\nx-envoy-expected-rq-timeout-ms: 9\r\n"
     "x-envoy-decorator-operation: x\r\nx-envoy-attempt-count: 9\r\nx-envoy-ip-tags: admin\r\n"
+    "x-envoy-upstream-stream-duration-ms: 50\r\nx-envoy-upstream-alt-stat-name: x\r\nx-envoy-force-trace: true\r\n"
+    "x-envoy-retriable-status-codes: 503\r\nx-envoy-retriable-header-names: server\r\nx-envoy-retry-grpc-on: unavailable\r\n"
     "x-mesh-source: admin\r\nx-mesh-refused: intention\r\nX-Mesh-Role: admin\r\n"
 )
 
@@ -205,15 +208,23 @@ async def test_attack_06_spoofed_headers_of_a_peer_and_of_the_local_app_are_not_
     await allow_web(shop)
     shop.payments.delay = 0.3  # longer than the timeouts asked for
     try:
-        for answer in (await shop.web.get(headers=SPOOFED), await get(shop.local["web", "payments"], headers=SPOOFED)):
+        app = partial(get, shop.local["web", "payments"])
+        own = SPOOFED.replace("x-forwarded-for: 10.1.2.3\r\n", "")  # then the app's own address counts
+        for send, spoofed in ((shop.web.get, SPOOFED), (shop.web.get, own), (app, SPOOFED), (app, own)):
+            answer = await send(headers=spoofed)
             assert answer.status == 200
             seen = answer.text.lower()
             assert "uri=spiffe://mesh.internal/svc/web" in seen and "svc/admin" not in seen
             for word in ("x-envoy-", "x-mesh-", "x-real-ip", "10.1.2.3", "evil"):
                 assert word not in seen, (word, seen)
             assert seen.count("x-forwarded-client-cert:") == 1
+        shop.payments.delay, shop.payments.status = 0.0, 503
+        for send in (shop.web.get, app):
+            met = len(shop.payments.seen)
+            assert (await send(headers=SPOOFED)).status == 503
+            assert len(shop.payments.seen) == met + 1  # and is asked once, not a hundred times
     finally:
-        shop.payments.delay = 0.0
+        shop.payments.delay, shop.payments.status = 0.0, 200
 
 
 async def test_attack_10_an_l7_rule_on_a_tcp_service_denies_everybody_it_names(shop):

@@ -212,8 +212,8 @@ async def test_browsers_questions_are_answered_and_a_callers_rate_is_bounded():
 
 async def test_a_route_and_a_weight_change_under_load_fail_nothing_and_drain_nothing():
     async with routed() as shop:
-        await shop.route({"to": [{"subset": "v1", "weight": 99}, {"subset": "v2", "weight": 1}]})
         listeners = listener_changes(shop)
+        assert told_apart(shop) == {""}  # without rules nothing is counted by them
         async with Load(shop.web, 32, 300) as load, AsyncExitStack() as stack:
             streams = [await stack.enter_async_context(Stream(shop.web)) for _ in range(20)]
             await asyncio.sleep(0.5)
@@ -229,6 +229,7 @@ async def test_a_route_and_a_weight_change_under_load_fail_nothing_and_drain_not
         assert len(load.answers) > 300
         assert listener_changes(shop) == listeners
         assert shop.seen("ledger")
+        assert {"rule 0", "rule 1"} <= told_apart(shop)
 
 
 async def test_a_stream_ends_when_its_time_is_over_though_it_moves():
@@ -245,6 +246,17 @@ async def test_a_stream_ends_when_its_time_is_over_though_it_moves():
         async with Stream(shop.web) as stream:
             await asyncio.sleep(1.0)
             assert await stream.goes_on()
+
+
+def told_apart(shop):
+    """By which rules web's answers from payments are counted with their class."""
+    rows = shop.agent.call("GET", "/v1/traffic")["edges"]
+    edge = ("outbound", "web", "payments")
+    return {
+        row["route"]
+        for row in rows
+        if (row["side"], row["source"], row["destination"]) == edge and (not row["route"] or row["requests"]["2xx"])
+    }
 
 
 def listener_changes(shop):

@@ -1,0 +1,127 @@
+"""Instructions per request of the configuration that the agent generates, and of hand-written ones on the same binary.
+
+Processor time is what counts, but on a machine that others use it repeats to some percent. The instructions of Envoy's own
+code, which callgrind counts, repeat to 0.3 % with one connection; with several it depends on chance how many requests travel
+together, and they repeat to 2 %. What the kernel does is not among them, and how well code fits into caches neither. Needs
+valgrind, wrk and nginx.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.dataplane import COUNT, ERRORS, certificates, nginx
+from bench.frozen import frozen, managers
+from bench.rivals import rival
+from bench.tapping import _generated
+from meshagent.envoy.locate import locate
+from tests.system.apps import get
+from tests.system.live import free_port, live_mesh
+
+SECONDS = 4
+CONNECTIONS = (1, 16)
+_KINDS = ("lean", "lean", "defaults", "kuma", "consul", "istio")
+
+
+async def run() -> dict[str, Any]:
+    """Instructions a request of each with so many connections, and the ratios of the generated configuration to it."""
+    for tool in ("valgrind", "callgrind_control", "wrk", "nginx"):
+        if not shutil.which(tool):
+            sys.exit(f"{tool} is needed: apt-get install {'valgrind' if tool == 'callgrind_control' else tool}")
+    async with live_mesh() as mesh:
+        backend = free_port()
+        with nginx(mesh.directory, backend):
+            _, port = await _generated(mesh, backend)
+            dump = json.loads(mesh.agents[0].admin("/config_dump?include_eds"))
+            await mesh.agents[0].stop()
+            certificates(mesh.directory / "bench")
+            ours = frozen(dump, mesh.directory / "bench", mesh.directory / "frozen.log")
+            found = {"generated": await _counted("generated", ours, port, mesh.directory)}
+            found["blind"] = await _counted("the same without statistics and logs", _blind(ours), port, mesh.directory)
+            for number, kind in enumerate(_KINDS):
+                own = free_port()
+                config = rival(kind, mesh.directory / "bench", own, free_port(), backend)
+                name = f"{kind} again" if kind in _KINDS[:number] else kind
+                found[name] = await _counted(name, config, own, mesh.directory)
+    ratios = {
+        name: [own / other for own, other in zip(found["generated"], told, strict=True)] for name, told in found.items()
+    }
+    for name, each in ratios.items():
+        print(f"generated / {name:20s}" + "".join(f"{ratio:8.3f}" for ratio in each))
+    return {"connections": CONNECTIONS, "instructions": found, "ratios": ratios}
+
+
+def _blind(config: dict[str, Any]) -> dict[str, Any]:
+    other: dict[str, Any] = json.loads(json.dumps(config))
+    other["stats_config"] = {"stats_matcher": {"reject_all": True}}
+    for manager in managers(other):
+        manager.pop("access_log", None)
+    return other
+
+
+async def _counted(name: str, config: dict[str, Any], port: int, directory: Path) -> list[float]:
+    counts = await asyncio.to_thread(_count, config, port, directory)
+    told = ", ".join(f"{count / 1000:.1f} ({many})" for many, count in zip(CONNECTIONS, counts, strict=True))
+    print(f"{name:40s} {told} thousand instructions a request (connections)")
+    return counts
+
+
+def _count(config: dict[str, Any], port: int, directory: Path) -> list[float]:
+    file, told = directory / "counted.json", directory / "callgrind"
+    file.write_text(json.dumps(config))
+    for old in directory.glob("callgrind*"):
+        old.unlink()
+    fixed = ["--disable-hot-restart", "--concurrency", "1", "-l", "error"]
+    counting = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={told}"]
+    process = subprocess.Popen([*counting, str(locate()), "-c", str(file), *fixed], stderr=subprocess.DEVNULL)
+    try:
+        _served(port)
+        return [_per_request(process.pid, port, connections, directory) for connections in CONNECTIONS]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _per_request(pid: int, port: int, connections: int, directory: Path) -> float:
+    _load(port, connections)
+    _control(pid, "-i", "on")
+    requests = _load(port, connections)
+    _control(pid, "-i", "off")
+    _control(pid, "-d")  # the counters begin at 0 again
+    time.sleep(1)
+    newest = max(directory.glob("callgrind.*"), key=lambda path: int(path.suffix[1:]))
+    return max(map(int, re.findall(r"^(?:totals|summary): (\d+)", newest.read_text(), re.MULTILINE))) / requests
+
+
+def _control(pid: int, *words: str) -> None:
+    subprocess.run(["callgrind_control", *words, str(pid)], check=True, capture_output=True)
+
+
+def _load(port: int, connections: int) -> int:
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--timeout", "30s", f"http://127.0.0.1:{port}/"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert not ERRORS.search(text), text
+    return int(COUNT.search(text)[1])
+
+
+def _served(port: int) -> None:
+    """Until a request is answered by the app, at most a minute: valgrind makes a start slow."""
+    until = time.monotonic() + 60
+    while asyncio.run(_status(port)) != 200:
+        assert time.monotonic() < until, f"nobody serves on {port}"
+        time.sleep(0.5)
+
+
+async def _status(port: int) -> int:
+    try:
+        return (await get(port)).status
+    except OSError:
+        return 0
