@@ -28,7 +28,7 @@ from meshagent.envoy.locate import locate
 from tests.system.apps import get
 from tests.system.live import free_port, live_mesh
 
-ROUNDS = 9
+ROUNDS = 15
 SECONDS = 2
 CONNECTIONS = 16
 COUNT = re.compile(r"(\d+) requests in")
@@ -160,7 +160,9 @@ def rivals(directory: Path, backend: int, kinds: tuple[str, ...]):
         file = directory / f"rival-{number}.json"
         file.write_text(json.dumps(rival(kind, directory / "bench", port, free_port(), backend)))
         fixed = ["--disable-hot-restart", "--concurrency", "1", "-l", "error"]
-        process = subprocess.Popen([str(locate()), "-c", str(file), *fixed])
+        # In a session of its own as the agent's Envoy: the kernel shares a core by session first, and a proxy that is given
+        # less of it finds more requests at a time, which are cheaper then (measured: by 5 %).
+        process = subprocess.Popen([str(locate()), "-c", str(file), *fixed], start_new_session=True)
         processes.append(process)
         found.append((process.pid, port))
     try:
@@ -185,7 +187,7 @@ def haproxies(directory: Path, backend: int):
         port = free_port()
         file = directory / f"haproxy-{mode}.cfg"
         file.write_text(haproxy(str(directory / "bench"), mode, port, free_port(), backend))
-        process = subprocess.Popen(["haproxy", "-db", "-q", "-f", str(file)])
+        process = subprocess.Popen(["haproxy", "-db", "-q", "-f", str(file)], start_new_session=True)
         processes.append(process)
         found.append((process.pid, port))
     try:

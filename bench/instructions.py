@@ -1,9 +1,8 @@
 """Instructions per request of the configuration that the agent generates, and of hand-written ones on the same binary.
 
 Processor time is what counts, but on a machine that others use it repeats to some percent. The instructions of Envoy's own
-code, which callgrind counts, repeat to 0.3 % with one connection; with several it depends on chance how many requests travel
-together, and they repeat to 2 %. What the kernel does is not among them, and how well code fits into caches neither. Needs
-valgrind, wrk and nginx.
+code, which callgrind counts, repeat to 0.3 % with one connection. What the kernel does is not among them, how well code fits
+into caches neither, nor what is saved where requests travel together. Needs valgrind, wrk and nginx.
 """
 
 from __future__ import annotations
@@ -27,12 +26,11 @@ from tests.system.apps import get
 from tests.system.live import free_port, live_mesh
 
 SECONDS = 4
-CONNECTIONS = (1, 16)
 _KINDS = ("lean", "lean", "defaults", "kuma", "consul", "istio")
 
 
 async def run() -> dict[str, Any]:
-    """Instructions a request of each with so many connections, and the ratios of the generated configuration to it."""
+    """Instructions a request of each, and the ratio of the generated configuration to it."""
     for tool in ("valgrind", "callgrind_control", "wrk", "nginx"):
         if not shutil.which(tool):
             sys.exit(f"{tool} is needed: apt-get install {'valgrind' if tool == 'callgrind_control' else tool}")
@@ -51,12 +49,10 @@ async def run() -> dict[str, Any]:
                 config = rival(kind, mesh.directory / "bench", own, free_port(), backend)
                 name = f"{kind} again" if kind in _KINDS[:number] else kind
                 found[name] = await _counted(name, config, own, mesh.directory)
-    ratios = {
-        name: [own / other for own, other in zip(found["generated"], told, strict=True)] for name, told in found.items()
-    }
-    for name, each in ratios.items():
-        print(f"generated / {name:20s}" + "".join(f"{ratio:8.3f}" for ratio in each))
-    return {"connections": CONNECTIONS, "instructions": found, "ratios": ratios}
+    ratios = {name: found["generated"] / count for name, count in found.items()}
+    for name, ratio in ratios.items():
+        print(f"generated / {name:20s}{ratio:8.3f}")
+    return {"instructions": found, "ratios": ratios}
 
 
 def _blind(config: dict[str, Any]) -> dict[str, Any]:
@@ -67,14 +63,13 @@ def _blind(config: dict[str, Any]) -> dict[str, Any]:
     return other
 
 
-async def _counted(name: str, config: dict[str, Any], port: int, directory: Path) -> list[float]:
-    counts = await asyncio.to_thread(_count, config, port, directory)
-    told = ", ".join(f"{count / 1000:.1f} ({many})" for many, count in zip(CONNECTIONS, counts, strict=True))
-    print(f"{name:40s} {told} thousand instructions a request (connections)")
-    return counts
+async def _counted(name: str, config: dict[str, Any], port: int, directory: Path) -> float:
+    count = await asyncio.to_thread(_count, config, port, directory)
+    print(f"{name:40s}{count / 1000:8.1f} thousand instructions a request")
+    return count
 
 
-def _count(config: dict[str, Any], port: int, directory: Path) -> list[float]:
+def _count(config: dict[str, Any], port: int, directory: Path) -> float:
     file, told = directory / "counted.json", directory / "callgrind"
     file.write_text(json.dumps(config))
     for old in directory.glob("callgrind*"):
@@ -84,18 +79,18 @@ def _count(config: dict[str, Any], port: int, directory: Path) -> list[float]:
     process = subprocess.Popen([*counting, str(locate()), "-c", str(file), *fixed], stderr=subprocess.DEVNULL)
     try:
         _served(port)
-        return [_per_request(process.pid, port, connections, directory) for connections in CONNECTIONS]
+        return _per_request(process.pid, port, directory)
     finally:
         process.terminate()
         process.wait()
 
 
-def _per_request(pid: int, port: int, connections: int, directory: Path) -> float:
-    _load(port, connections)
+def _per_request(pid: int, port: int, directory: Path) -> float:
+    _load(port)
     _control(pid, "-i", "on")
-    requests = _load(port, connections)
+    requests = _load(port)
     _control(pid, "-i", "off")
-    _control(pid, "-d")  # the counters begin at 0 again
+    _control(pid, "-d")
     time.sleep(1)
     newest = max(directory.glob("callgrind.*"), key=lambda path: int(path.suffix[1:]))
     return max(map(int, re.findall(r"^(?:totals|summary): (\d+)", newest.read_text(), re.MULTILINE))) / requests
@@ -105,8 +100,8 @@ def _control(pid: int, *words: str) -> None:
     subprocess.run(["callgrind_control", *words, str(pid)], check=True, capture_output=True)
 
 
-def _load(port: int, connections: int) -> int:
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--timeout", "30s", f"http://127.0.0.1:{port}/"]
+def _load(port: int) -> int:
+    command = ["wrk", "-t1", "-c1", f"-d{SECONDS}s", "--timeout", "30s", f"http://127.0.0.1:{port}/"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert not ERRORS.search(text), text
     return int(COUNT.search(text)[1])
