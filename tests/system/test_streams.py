@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from contextlib import asynccontextmanager, suppress
 
 import grpc
+import pytest
 import websockets
 
-from tests.system.apps import Caller, HttpApp, TcpApp
+from tests.system.apps import Caller, HttpApp, TcpApp, get
 from tests.system.clock import Clock
 from tests.system.live import free_port, live_mesh
 
@@ -162,3 +165,39 @@ async def test_an_open_websocket_of_the_denied_source_ends_also_after_a_deny_and
             async with asyncio.timeout(2):
                 assert await kept.recv() == "still here"
             await kept.close()
+
+
+@pytest.mark.long
+async def test_a_caller_that_fell_silent_holds_its_stream_no_longer_than_it_takes_to_answer_a_ping():
+    """Frozen, its kernel still acknowledges: neither TCP nor an end of its process tells that nobody is there."""
+    async with live_mesh() as mesh, HttpApp(free_port()) as app:
+        called, calling, web = await mesh.agent(), await mesh.agent("vm-2"), free_port()
+        await called.up(name="payments", port=app.port, protocol="http")
+        upstreams = [{"service": "payments", "local_port": web}]
+        await calling.up(name="web", port=free_port(), protocol="http", upstreams=upstreams)
+        await mesh.applied(await mesh.intend("payments", web="allow"))
+        async with asyncio.timeout(10):
+            while (await get(web)).status != 200:
+                await asyncio.sleep(0.1)
+        app.delay = 300.0
+        waiting = asyncio.create_task(get(web))
+        await asyncio.sleep(1.0)
+        frozen = (calling.process.pid, calling.envoy_pid())
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert _under_way(called) == 1
+            while _under_way(called):
+                assert time.monotonic() < began + 100
+                await asyncio.sleep(1.0)
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        assert time.monotonic() > began + 15  # by the ping, and not by an end
+        waiting.cancel()
+
+
+def _under_way(agent):
+    told = agent.admin("/stats?filter=^http.in.payments/web.downstream_rq_active").decode()
+    return int(told.rpartition(": ")[2] or 0)
