@@ -24,6 +24,9 @@ _POLICIES = {
 # Envoy's default of 1024 would refuse quietly; memory is bounded by the limit of downstream connections.
 _NO_LIMIT = 1 << 20
 _CONNECT = timedelta(seconds=2)
+_CHECKING = (
+    "health-check"  # who is asked for: else the cluster's name, which is no host, and is refused for its slashes
+)
 _SETTLED = timedelta(
     seconds=5
 )  # checks of a service that nobody calls; what follows the first call waits for no longer
@@ -126,10 +129,10 @@ def _check(check: HealthCheck, asked: ProxyCheck) -> None:
     check.unhealthy_threshold.value = asked.unhealthy_threshold
     if asked.http is not None:
         check.http_health_check.path = asked.http
-        check.http_health_check.host = "health-check"
+        check.http_health_check.host = _CHECKING
         check.http_health_check.codec_client_type = CodecClientType.HTTP2
     elif asked.grpc:
-        check.grpc_health_check.SetInParent()
+        check.grpc_health_check.authority = _CHECKING
     else:
         check.tcp_health_check.SetInParent()
 

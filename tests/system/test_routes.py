@@ -71,6 +71,12 @@ async def test_requests_are_tried_again_as_often_and_for_what_the_rule_says():
             {"match": {"path_prefix": "/late"}, "to": one, "retry": slow},
             {"match": {"path_prefix": "/hedged"}, "retry": slow, "hedge": {}, "timeout": "5s"},
             {"match": {"path_prefix": "/short"}, "to": one, "timeout": "100ms"},
+            {
+                "match": {"path_prefix": "/conflict"},
+                "to": one,
+                "retry": retry | {"on": ["retriable-4xx"], "statuses": []},
+            },
+            {"match": {"path_prefix": "/error"}, "to": one, "retry": retry | {"on": ["5xx"], "statuses": []}},
         )
         v1 = shop.apps["v1"]
 
@@ -86,6 +92,10 @@ async def test_requests_are_tried_again_as_often_and_for_what_the_rule_says():
         assert await tries("/get", 500) == (500, 1)  # no gateway error
         assert await tries("/get", 503, "POST") == (503, 1)
         assert await tries("/never", 503) == (503, 1)
+        assert await tries("/conflict", 409) == (409, 4)
+        assert await tries("/conflict", 404) == (404, 1)
+        assert await tries("/error", 500) == (500, 4)
+        assert await tries("/error", 409) == (409, 1)
         v1.delay = 0.4
         began = time.monotonic()
         assert await tries("/late", 200) == (504, 2)
