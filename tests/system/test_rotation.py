@@ -96,10 +96,13 @@ async def test_fault_r15_the_root_is_replaced_under_load_and_attack_21_the_old_o
         await asyncio.sleep(1.0)
         assert not calls.failed() and calls.count() > 200 * 12
         assert [each.name for each in ca.glob("*.key")] == ["root.key"]
+        whole = []
         for agent in (it.agent, it.called):
             assert agent.status()["problems"] == {}
             moved = [event for event in agent.events("svid_renewed") if event["reason"] == "another root signs now"]
-            assert 1 <= len(moved) <= len(serials(agent))
+            assert len(moved) <= len(serials(agent))
+            whole += moved
+        assert whole  # of one host all may have been due at that moment anyway, and renewed for that
 
 
 async def test_no_root_signs_before_a_host_that_hangs_has_it_and_a_rotation_can_be_turned_back_under_load():
