@@ -157,7 +157,7 @@ def test_each_setting_in_force_says_which_line_said_it(mesh, tmp_path):
             "route",
             17,
         ),
-        "retry budget": ({"percent": 40, "min_concurrent": 3}, "mesh", 4),
+        "retry budget": ({"percent": 40, "min_concurrent": 5}, "mesh", 4),
         "access log": ({"only": "errors", "slower_than": None}, "service", 11),
         "tracing": ({"sampling": 50.0, "otlp": "127.0.0.1:4317"}, "service", 12),
     }
