@@ -37,9 +37,7 @@ ERRORS = re.compile(r"Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)")
 
 async def run() -> dict:
     """Each ratio with its rounds; below 1.00 the first one named is cheaper."""
-    for tool in ("wrk", "nginx", "taskset", "haproxy"):
-        if not shutil.which(tool):
-            sys.exit(f"{tool} is needed: apt-get install {'util-linux' if tool == 'taskset' else tool}")
+    need("wrk", "nginx", "taskset", "haproxy")
     async with live_mesh() as mesh, live_mesh() as unseen:
         backend = free_port()
         agent = await mesh.agent()
@@ -73,6 +71,19 @@ async def run() -> dict:
                     ),
                 }
                 return {name: await _ratio(name, *pair) for name, pair in pairs.items()}
+
+
+def need(*tools: str) -> None:
+    """End here unless all of them are installed."""
+    packages = {"taskset": "util-linux", "callgrind_control": "valgrind"}
+    for tool in tools:
+        if not shutil.which(tool):
+            sys.exit(f"{tool} is needed: apt-get install {packages.get(tool, tool)}")
+
+
+def envoy(file: Path) -> list[str]:
+    """The command of an Envoy that has all its configuration in a file."""
+    return [str(locate()), "-c", str(file), "--disable-hot-restart", "--concurrency", "1", "-l", "error"]
 
 
 async def _generated(mesh, agent, backend: int) -> tuple[int, int, int]:
@@ -159,10 +170,9 @@ def rivals(directory: Path, backend: int, kinds: tuple[str, ...]):
         port = free_port()
         file = directory / f"rival-{number}.json"
         file.write_text(json.dumps(rival(kind, directory / "bench", port, free_port(), backend)))
-        fixed = ["--disable-hot-restart", "--concurrency", "1", "-l", "error"]
         # In a session of its own as the agent's Envoy: the kernel shares a core by session first, and a proxy that is given
         # less of it finds more requests at a time, which are cheaper then (measured: by 5 %).
-        process = subprocess.Popen([str(locate()), "-c", str(file), *fixed], start_new_session=True)
+        process = subprocess.Popen(envoy(file), start_new_session=True)
         processes.append(process)
         found.append((process.pid, port))
     try:

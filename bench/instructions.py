@@ -10,30 +10,27 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
-from bench.dataplane import COUNT, ERRORS, certificates, nginx
+from bench.dataplane import COUNT, ERRORS, certificates, envoy, need, nginx
 from bench.frozen import frozen, managers
 from bench.rivals import rival
 from bench.tapping import _generated
-from meshagent.envoy.locate import locate
-from tests.system.apps import get
+from tests.servers.waiting import until_served
 from tests.system.live import free_port, live_mesh
 
 SECONDS = 4
+PATIENCE = 60.0  # seconds: valgrind makes a start slow
 _KINDS = ("lean", "lean", "defaults", "kuma", "consul", "istio")
 
 
 async def run() -> dict[str, Any]:
     """Instructions a request of each, and the ratio of the generated configuration to it."""
-    for tool in ("valgrind", "callgrind_control", "wrk", "nginx"):
-        if not shutil.which(tool):
-            sys.exit(f"{tool} is needed: apt-get install {'valgrind' if tool == 'callgrind_control' else tool}")
+    need("valgrind", "callgrind_control", "wrk", "nginx")
     async with live_mesh() as mesh:
         backend = free_port()
         with nginx(mesh.directory, backend):
@@ -74,11 +71,12 @@ def _count(config: dict[str, Any], port: int, directory: Path) -> float:
     file.write_text(json.dumps(config))
     for old in directory.glob("callgrind*"):
         old.unlink()
-    fixed = ["--disable-hot-restart", "--concurrency", "1", "-l", "error"]
     counting = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={told}"]
-    process = subprocess.Popen([*counting, str(locate()), "-c", str(file), *fixed], stderr=subprocess.DEVNULL)
+    log = directory / "counted.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen([*counting, *envoy(file)], stderr=out)
     try:
-        _served(port)
+        until_served(lambda: urlopen(f"http://127.0.0.1:{port}/", timeout=10), process, log, PATIENCE, "Envoy")
         return _per_request(process.pid, port, directory)
     finally:
         process.terminate()
@@ -105,18 +103,3 @@ def _load(port: int) -> int:
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert not ERRORS.search(text), text
     return int(COUNT.search(text)[1])
-
-
-def _served(port: int) -> None:
-    """Until a request is answered by the app, at most a minute: valgrind makes a start slow."""
-    until = time.monotonic() + 60
-    while asyncio.run(_status(port)) != 200:
-        assert time.monotonic() < until, f"nobody serves on {port}"
-        time.sleep(0.5)
-
-
-async def _status(port: int) -> int:
-    try:
-        return (await get(port)).status
-    except OSError:
-        return 0

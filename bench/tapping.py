@@ -8,12 +8,10 @@ and nginx.
 from __future__ import annotations
 
 import asyncio
-import shutil
-import sys
 import time
 from contextlib import asynccontextmanager, suppress
 
-from bench.dataplane import _ratio, cpu, nginx, pin, rivals
+from bench.dataplane import _ratio, cpu, need, nginx, pin, rivals
 from meshagent.api.client import AgentClient
 from tests.system.apps import get
 from tests.system.live import free_port, live_mesh
@@ -21,9 +19,7 @@ from tests.system.live import free_port, live_mesh
 
 async def run() -> dict:
     """The ratios, what the agent needs of a core while it is watched, and how many requests were shown and missed."""
-    for tool in ("wrk", "nginx", "taskset"):
-        if not shutil.which(tool):
-            sys.exit(f"{tool} is needed: apt-get install {'util-linux' if tool == 'taskset' else tool}")
+    need("wrk", "nginx", "taskset")
     backend = free_port()
     async with live_mesh() as one, live_mesh() as other:
         with nginx(one.directory, backend):

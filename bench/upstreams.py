@@ -21,10 +21,9 @@ from pathlib import Path
 
 import yaml
 
-from bench.dataplane import certificates
+from bench.dataplane import certificates, envoy
 from bench.population import Population, populate
 from bench.rivals import wide
-from meshagent.envoy.locate import locate
 from tests.system.live import Agent, LiveMesh, free_port, live_mesh
 
 UPSTREAMS = 1000
@@ -107,8 +106,7 @@ async def _again(agent: Agent, count: int) -> tuple[float, float]:
 
 def _defaults(file: Path, count: int) -> tuple[float, float]:
     """An Envoy of the hand-written configuration."""
-    command = [str(locate()), "-c", str(file), "--disable-hot-restart", "--concurrency", "1", "-l", "error"]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(envoy(file))
     try:
         return _measured(process.pid, FIRST_PORT + count, count)
     finally:

@@ -18,12 +18,11 @@ from envoy.extensions.filters.http.local_ratelimit.v3.local_rate_limit_pb2 impor
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 from envoy.extensions.rate_limit_descriptors.expr.v3.expr_pb2 import Descriptor
 from envoy.type.v3.token_bucket_pb2 import TokenBucket
-from google.protobuf.message import Message
 
 from meshagent.model.traffic import AdaptiveConcurrency as AskedConcurrency
 from meshagent.model.traffic import RateLimit
 from meshagent.model.view import Inbound
-from meshagent.translate.settings import from_ads, pack
+from meshagent.translate.settings import by_ecds, pack
 
 LIMIT = "limit"
 _CALLER = "caller"
@@ -48,7 +47,9 @@ def admission_filters(inbound: Inbound) -> list[HttpFilter]:
         off = _concurrency(asked)
         off.enabled.default_value.value = False
         off.enabled.runtime_key = "meshagent.concurrency"
-        filters.append(_by_ecds(concurrency_name(inbound.service), off))
+        place = HttpFilter(name=concurrency_name(inbound.service))
+        by_ecds(place.config_discovery, off)
+        filters.append(place)
     return filters
 
 
@@ -110,12 +111,3 @@ def _concurrency(asked: AskedConcurrency) -> AdaptiveConcurrency:
     gradient.min_rtt_calc_params.min_concurrency.value = asked.fewest
     gradient.min_rtt_calc_params.jitter.value = 10
     return concurrency
-
-
-def _by_ecds(name: str, default: Message) -> HttpFilter:
-    place = HttpFilter(name=name)
-    from_ads(place.config_discovery.config_source)
-    pack(place.config_discovery.default_config, default)
-    place.config_discovery.apply_default_config_without_warming = True
-    place.config_discovery.type_urls.append(f"type.googleapis.com/{default.DESCRIPTOR.full_name}")
-    return place

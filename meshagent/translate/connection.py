@@ -14,6 +14,7 @@ from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutat
 from meshagent.model.defaults import AccessLog
 from meshagent.model.view import Egress, Outbound, ProxyView
 from meshagent.translate.accesslog import EXTERNAL, GATEWAY, Line, logs, outbound_logs
+from meshagent.translate.counting import gateway_prefix, outbound_prefix
 from meshagent.translate.extras import extra_places
 from meshagent.translate.replies import explain_failures, explain_refusals, tell_failures, tell_unreached
 from meshagent.translate.router import router, router_by_ecds
@@ -54,11 +55,9 @@ def inbound_manager(
     manager.common_http_protocol_options.headers_with_underscores_action = HttpProtocolOptions.REJECT_REQUEST
     manager.common_http_protocol_options.max_connection_duration.FromTimedelta(settings.longest_connection)
     manager.generate_request_id.value = False
-    _normalise(manager)
     manager.strip_trailing_host_dot = True
     manager.forward_client_cert_details = HttpConnectionManager.SANITIZE_SET
     manager.set_current_client_cert_details.uri = True
-    manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
     explain_refusals(manager, line.service)
     tell_unreached(manager, among_proxies=not strangers)
     manager.access_log.extend(logs(policy, line, settings))
@@ -71,16 +70,14 @@ def outbound_manager(outbound: Outbound, view: ProxyView, settings: Settings) ->
     Paths are normalised as the other side does it, so that routes and intentions judge the same one. Nobody counts as
     internal, so Envoy itself takes away what steers a proxy; what is for the other side to say is taken away there.
     """
-    stat_prefix = f"out.{outbound.source}.{outbound.upstream}"
+    stat_prefix = outbound_prefix(outbound)
     manager = _manager(stat_prefix, [*extra_places(stat_prefix), router_by_ecds()])
     manager.internal_address_config.cidr_ranges.add(address_prefix=_NOBODY).prefix_len.value = 32
     _await_headers(manager)
     _leave_idle(manager)
-    _normalise(manager)
     manager.http_protocol_options.accept_http_10 = True
     manager.http_protocol_options.default_host_for_http_10 = outbound.upstream
     manager.forward_client_cert_details = HttpConnectionManager.SANITIZE
-    manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
     explain_failures(manager, outbound.source, outbound.upstream)
     manager.access_log.extend(outbound_logs(outbound, view, settings))
     if outbound.traced and outbound.traffic.tracing:
@@ -94,7 +91,7 @@ def gateway_manager(gateway: str, view: ProxyView, settings: Settings) -> HttpCo
 
     Measured on Envoy 1.40: what a client says of itself in x-forwarded-for and the like is gone before Envoy sets its own.
     """
-    stat_prefix = f"gateway.{gateway}"
+    stat_prefix = gateway_prefix(gateway)
     manager = _manager(stat_prefix, [*extra_places(stat_prefix), router(told_apart=True)])
     _remove(manager, _OUTSIDE_HEADERS)
     _await_headers(manager)
@@ -102,11 +99,9 @@ def gateway_manager(gateway: str, view: ProxyView, settings: Settings) -> HttpCo
     manager.http2_protocol_options.max_concurrent_streams.value = STREAMS
     manager.http2_protocol_options.initial_stream_window_size.value = STREAM_WINDOW
     manager.http2_protocol_options.initial_connection_window_size.value = WHOLE_WINDOW
-    _normalise(manager)
     manager.strip_trailing_host_dot = True
     manager.use_remote_address.value = True
     manager.forward_client_cert_details = HttpConnectionManager.SANITIZE
-    manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
     tell_failures(manager)
     manager.access_log.extend(logs(view.access_log, Line(gateway, GATEWAY, view.trust_domain, True), settings))
     return manager
@@ -116,17 +111,15 @@ def egress_manager(
     egress: Egress, view: ProxyView, settings: Settings, filters: Sequence[HttpFilter]
 ) -> HttpConnectionManager:
     """Towards the local app, for what is outside the mesh: judged here as a service's own proxy would judge it."""
-    manager = _manager(f"out.{egress.source}.{egress.upstream}", [*filters, router()])
+    manager = _manager(outbound_prefix(egress), [*filters, router()])
     _remove(manager, _OWN_HEADERS)
     _await_headers(manager)
     _leave_idle(manager)
-    _normalise(manager)
     manager.common_http_protocol_options.headers_with_underscores_action = HttpProtocolOptions.REJECT_REQUEST
     manager.http_protocol_options.accept_http_10 = True
     manager.http_protocol_options.default_host_for_http_10 = egress.upstream
     manager.generate_request_id.value = False
     manager.forward_client_cert_details = HttpConnectionManager.SANITIZE
-    manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
     if egress.external.tls.mode == "originate":
         manager.scheme_header_transformation.scheme_to_overwrite = "https"
     explain_refusals(manager, egress.upstream, egress.source)
@@ -134,12 +127,6 @@ def egress_manager(
     line = Line(egress.source, f"{EXTERNAL}{egress.upstream}", view.trust_domain, True)
     manager.access_log.extend(logs(view.access_log, line, settings))
     return manager
-
-
-def _normalise(manager: HttpConnectionManager) -> None:
-    manager.normalize_path.value = True
-    manager.merge_slashes = True
-    manager.path_with_escaped_slashes_action = HttpConnectionManager.REJECT_REQUEST
 
 
 def _remove(manager: HttpConnectionManager, forbidden: str) -> None:
@@ -172,5 +159,9 @@ def _manager(stat_prefix: str, filters: Sequence[HttpFilter]) -> HttpConnectionM
     manager.http2_protocol_options.override_stream_error_on_invalid_http_message.value = True
     manager.upgrade_configs.add(upgrade_type="websocket")
     manager.common_http_protocol_options.max_headers_count.value = 100
+    manager.server_header_transformation = HttpConnectionManager.PASS_THROUGH
+    manager.normalize_path.value = True
+    manager.merge_slashes = True
+    manager.path_with_escaped_slashes_action = HttpConnectionManager.REJECT_REQUEST
     manager.http_filters.extend(filters)
     return manager

@@ -23,7 +23,7 @@ from meshagent.model.names import ANY, HTTP_PROTOCOLS
 from meshagent.model.view import Guard, Inbound, Rule
 from meshagent.translate.counting import rules_prefix
 from meshagent.translate.matchers import request_permission
-from meshagent.translate.settings import from_ads, pack
+from meshagent.translate.settings import by_ecds, pack
 
 
 def rbac_name(service: str) -> str:
@@ -85,11 +85,7 @@ def deny_all(protocol: str) -> HttpRbac | NetworkRbac:
 
 def rules_by_ecds(discovery: ExtensionConfigSource, protocol: str) -> None:
     """The RBAC filter's rules by ECDS, and deny until they are there (measured: 403 at once, others serve at once)."""
-    from_ads(discovery.config_source)
-    closed = deny_all(protocol)
-    pack(discovery.default_config, closed)
-    discovery.apply_default_config_without_warming = True
-    discovery.type_urls.append(f"type.googleapis.com/{closed.DESCRIPTOR.full_name}")
+    by_ecds(discovery, deny_all(protocol))
 
 
 def guard_rules(guard: Guard, domains: Domains) -> Rules:

@@ -7,8 +7,6 @@ by flags, and leaves them as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from envoy.config.accesslog.v3.accesslog_pb2 import ComparisonFilter
 from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
@@ -43,14 +41,9 @@ def explain_refusals(manager: HttpConnectionManager, service: str, source: str =
     Without a `source`, it is whoever the certificate says.
     """
     mapper = _by_status(manager, 403, "meshagent.refused_status")
-    _say(mapper, "intention")
-    told = {
-        "error": f"refused: no intention in force lets the caller make this call to {service}",
-        "caller": source or _CALLER,
-        "destination": service,
-        "next_step": f"meshagent explain {source or 'SOURCE'} {service} METHOD PATH",
-    }
-    _body(mapper, told)
+    error = f"refused: no intention in force lets the caller make this call to {service}"
+    next_step = f"meshagent explain {source or 'SOURCE'} {service} METHOD PATH"
+    _explain(mapper, "intention", error, source or _CALLER, service, next_step)
 
 
 def explain_limits(manager: HttpConnectionManager, service: str) -> None:
@@ -97,26 +90,13 @@ def tell_failures(manager: HttpConnectionManager) -> None:
 
 
 def _fail(mapper: ResponseMapper, code: str, caller: str, destination: str) -> None:
-    _say(mapper, code)
-    told = {
-        "error": f"failed: {reason(code).words}",
-        "caller": caller,
-        "destination": destination,
-        "next_step": "meshagent explain TICKET, with this ticket, on this host",
-    }
-    _body(mapper, told)
+    next_step = "meshagent explain TICKET, with this ticket, on this host"
+    _explain(mapper, code, f"failed: {reason(code).words}", caller, destination, next_step)
 
 
 def _refuse(mapper: ResponseMapper, code: str, service: str, why: str) -> None:
     """By a setting of the service's document."""
-    _say(mapper, code)
-    told = {
-        "error": f"refused: {why}",
-        "caller": _CALLER,
-        "destination": service,
-        "next_step": f"meshagent policy get service {service}",
-    }
-    _body(mapper, told)
+    _explain(mapper, code, f"refused: {why}", _CALLER, service, f"meshagent policy get service {service}")
 
 
 def _say(mapper: ResponseMapper, code: str) -> None:
@@ -126,10 +106,12 @@ def _say(mapper: ResponseMapper, code: str) -> None:
     header.key, header.value = TICKET_HEADER, TICKET
 
 
-def _body(mapper: ResponseMapper, told: Mapping[str, str]) -> None:
-    fields = mapper.body_format_override.json_format.fields
-    for name, value in {**told, "ticket": TICKET}.items():
-        fields[name].string_value = value
+def _explain(mapper: ResponseMapper, code: str, error: str, caller: str, destination: str, next_step: str) -> None:
+    """The code and a ticket in headers, and all of it in the body."""
+    _say(mapper, code)
+    told = {"error": error, "caller": caller, "destination": destination, "next_step": next_step, "ticket": TICKET}
+    for name, value in told.items():
+        mapper.body_format_override.json_format.fields[name].string_value = value
 
 
 def _by_status(manager: HttpConnectionManager, status: int, key: str) -> ResponseMapper:

@@ -125,7 +125,8 @@ def translate(
     if view.tracing or view.collected:
         memo.add("collector", view.tracing, partial(_collector, view.tracing))
     if any(outbound.by_request for outbound in view.outbounds):
-        memo.add("router", (told_apart := tells_apart(view)), lambda: [(ECDS, ROUTER, router_config(told_apart))])
+        told_apart = tells_apart(view)
+        memo.add("router", told_apart, lambda: [(ECDS, ROUTER, router_config(told_apart))])
     memo.add("roots", view.bundle, lambda: [(SDS, ROOTS, roots_secret(view))])
     for service in sorted(
         {inbound.service for inbound in view.inbounds} | {outbound.source for outbound in view.outbounds}

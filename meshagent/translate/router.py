@@ -12,7 +12,7 @@ from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 
 from meshagent.model.view import ProxyView
-from meshagent.translate.settings import from_ads, pack
+from meshagent.translate.settings import by_ecds, pack
 
 ROUTER = "router"
 """The ECDS name of the router of all outbound listeners."""
@@ -26,11 +26,9 @@ def router(*, told_apart: bool = False) -> HttpFilter:
 
 
 def router_by_ecds() -> HttpFilter:
-    """One that counts what there is to tell apart now. Until that is known it counts by listener alone."""
+    """One that counts what there is to tell apart now. If nobody says what, it counts by listener alone."""
     place = HttpFilter(name=ROUTER)
-    from_ads(place.config_discovery.config_source)
-    pack(place.config_discovery.default_config, _router(told_apart=False))
-    place.config_discovery.type_urls.append(f"type.googleapis.com/{Router.DESCRIPTOR.full_name}")
+    by_ecds(place.config_discovery, _router(told_apart=False), awaited=True)
     return place
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from envoy.config.core.v3.config_source_pb2 import ApiVersion, ConfigSource
+from envoy.config.core.v3.config_source_pb2 import ApiVersion, ConfigSource, ExtensionConfigSource
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 
@@ -41,6 +41,17 @@ def from_ads(source: ConfigSource) -> None:
     source.resource_api_version = ApiVersion.V3
     # Default 15 s. What a listener waits for in vain keeps all listeners of a starting Envoy down (measured).
     source.initial_fetch_timeout.FromSeconds(_FETCH_SECONDS)
+
+
+def by_ecds(discovery: ExtensionConfigSource, default: Message, *, awaited: bool = False) -> None:
+    """Make what a filter holds come by the aggregated stream, under the filter's own name.
+
+    Until it is there the filter holds `default`; or else (`awaited`) the listener waits for it, and holds that if none comes.
+    """
+    from_ads(discovery.config_source)
+    pack(discovery.default_config, default)
+    discovery.apply_default_config_without_warming = not awaited
+    discovery.type_urls.append(f"type.googleapis.com/{default.DESCRIPTOR.full_name}")
 
 
 def pack(target: Any, message: Message) -> None:

@@ -24,9 +24,8 @@ _POLICIES = {
 # Envoy's default of 1024 would refuse quietly; memory is bounded by the limit of downstream connections.
 _NO_LIMIT = 1 << 20
 _CONNECT = timedelta(seconds=2)
-_CHECKING = (
-    "health-check"  # who is asked for: else the cluster's name, which is no host, and is refused for its slashes
-)
+# Whom checks ask for: else it would be the cluster's name, which is no host, and is refused for its slashes.
+_CHECKING = "health-check"
 _SETTLED = timedelta(
     seconds=5
 )  # checks of a service that nobody calls; what follows the first call waits for no longer

@@ -15,6 +15,7 @@ import websockets
 from tests.system.apps import Caller, HttpApp, TcpApp, get
 from tests.system.clock import Clock
 from tests.system.live import free_port, live_mesh
+from tests.system.shop import until_status
 
 
 @asynccontextmanager
@@ -176,9 +177,7 @@ async def test_a_caller_that_fell_silent_holds_its_stream_no_longer_than_it_take
         upstreams = [{"service": "payments", "local_port": web}]
         await calling.up(name="web", port=free_port(), protocol="http", upstreams=upstreams)
         await mesh.applied(await mesh.intend("payments", web="allow"))
-        async with asyncio.timeout(10):
-            while (await get(web)).status != 200:
-                await asyncio.sleep(0.1)
+        await until_status(web, 200)
         app.delay = 300.0
         waiting = asyncio.create_task(get(web))
         await asyncio.sleep(1.0)
