@@ -223,10 +223,10 @@ class Load:
         """What was answered to requests begun from then on."""
         return [status for began, status in self.answers if began >= start]
 
-    def only_cut(self) -> bool:
-        """Whether all that failed with 5xx did so since its connection ended, as the app's proxy or the caller's says it."""
+    def not_cut(self) -> set[str]:
+        """Why others failed with 5xx than since their connection ended, as the app's proxy or the caller's says it."""
         said = ("connection termination", "the instance ended the connection")
-        return all(any(words in reason for words in said) for reason in self.reasons)
+        return {reason for reason in self.reasons if not any(words in reason for words in said)}
 
     def failed(self) -> list[int | str]:
         """Everything but 200."""

@@ -200,6 +200,7 @@ async def test_attack_55_nothing_that_one_service_may_write_changes_the_proxy_of
     keys = [f"{place}stolen" if place.endswith("/") else place for place in places]
     keys += [f"{place}payments/deeper" for place in places if place.endswith("/")]
     assert KEYS.instance("ledger", "vm-2", "stolen") in keys and KEYS.report("vm-2") in keys
+    await asyncio.sleep(4.0)  # what an earlier test changed has drained by then
     before = configured(shop.agent, "ledger")
     assert "payments" in json.dumps(before)
     shop.other.process.send_signal(signal.SIGSTOP)  # it would put its own in place again
