@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import socket
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from bench.dataplane import certificates, envoy
+from bench.dataplane import anew, certificates, envoy
 from bench.population import Population, populate
 from bench.rivals import wide
 from tests.system.live import Agent, LiveMesh, free_port, live_mesh
@@ -97,11 +96,7 @@ def _ratio(ones: list[tuple[float, float]], others: list[tuple[float, float]], c
 
 async def _again(agent: Agent, count: int) -> tuple[float, float]:
     """The agent's Envoy dies and comes back: (its memory, the seconds it took)."""
-    before = agent.envoy_pid()
-    agent.end_envoy(signal.SIGKILL)
-    while (pid := agent.envoy_pid()) in (0, before):
-        await asyncio.sleep(0.005)
-    return await asyncio.to_thread(_measured, pid, FIRST_PORT, count)
+    return await asyncio.to_thread(_measured, await anew(agent), FIRST_PORT, count)
 
 
 def _defaults(file: Path, count: int) -> tuple[float, float]:

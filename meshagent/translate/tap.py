@@ -28,6 +28,7 @@ def tap(service: str, side: str, *, http: bool) -> AccessLog:
     log = AccessLog(name="tap")
     log.filter.runtime_filter.runtime_key = tap_key(service)
     log.filter.runtime_filter.percent_sampled.SetInParent()  # 0 of 100
+    log.filter.runtime_filter.use_independent_randomness = True  # else each request's id is parsed for it (ADR 0032)
     common = CommonGrpcAccessLogConfig(log_name=tap_name(side, service), transport_api_version=ApiVersion.V3)
     common.grpc_service.envoy_grpc.cluster_name = TAP_CLUSTER
     common.buffer_flush_interval.FromSeconds(_NEVER_SECONDS)

@@ -267,6 +267,24 @@ async def test_what_no_route_names_gets_nothing_however_it_is_asked_for(fronted)
     assert len(web.seen) + len(api.seen) == before
 
 
+async def test_who_has_begun_a_request_and_does_not_end_it_is_cut_after_ten_seconds(fronted):
+    """Local apps are not, whose unfinished request holds no more than their connection: attack 11."""
+    *_, front, _ = fronted
+
+    async def ended(reader, writer):
+        began = asyncio.get_running_loop().time()
+        writer.write(b"GET / HTTP/1.1\r\nhost: shop.example.org\r\nx: ")
+        async with asyncio.timeout(20):
+            answer = await reader.read()
+        return asyncio.get_running_loop().time() - began, answer
+
+    plain = await asyncio.open_connection("127.0.0.1", front.plain_port)
+    async with front.connected("shop.example.org") as secret:
+        for took, answer in await asyncio.gather(ended(*plain), ended(*secret)):
+            assert 9 < took < 15 and answer.startswith(b"HTTP/1.1 408"), (took, answer)
+    plain[1].close()
+
+
 async def test_certificates_are_chosen_by_name_and_taken_up_when_they_are_replaced(fronted):
     _, agent, front, _ = fronted
     shop, pay = front.certify("shop.example.org"), front.certify("pay.example.org")
