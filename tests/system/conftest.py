@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -34,6 +35,7 @@ LONGEST = (
     "test_attacks_ca",
     "test_capture",
 )
+_PATIENCE = 30.0  # seconds
 collect_ignore = [] if (HERE.parents[2] / "shared" / "corpus").is_dir() else ["test_import.py"]
 
 
@@ -50,12 +52,22 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish():
-    """What is still unclosed is collected here, before pytest counts it without any of the marks above."""
+    """What is still unclosed is collected here, before pytest counts it without any of the marks above.
+
+    In a thread that nobody waits long for: a gRPC channel that a failed test left with a call under way waits for the end of
+    that call, and its loop is gone (seen once: the whole run stood still for it).
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:
-            for _ in range(3):
-                gc.collect()
+            collecting = threading.Thread(target=_collect, daemon=True)
+            collecting.start()
+            collecting.join(_PATIENCE)
         finally:
             sys.unraisablehook = hook
+
+
+def _collect():
+    for _ in range(3):
+        gc.collect()
