@@ -14,9 +14,6 @@ from collections import deque
 # Twenty changes within 0.4 s, so 50 a second, are a storm: what people and rollouts do stays far below.
 _STORM_CHANGES = 20
 _STORM_SECONDS = 0.4
-# Or as many in a row that were there as soon as the one before was served: where serving takes long, all that came
-# meanwhile is one change, and 200 a second were pushed 19 times a second (measured).
-_AT_ONCE = 0.01
 _STORM_INTERVAL = 0.125  # then Envoy is served 8 times a second: each push costs it more than a change costs us
 _JUST_BOOTED = 90.0
 # A hundred agents that start at once ask an etcd 1,000 times in the first second, and never 200 times a second with this.
@@ -55,22 +52,16 @@ class Pace:
     def __init__(self) -> None:
         self._changes: deque[float] = deque(maxlen=_STORM_CHANGES)
         self._served = float("-inf")
-        self._is_first = True  # the next change, since Envoy was served
-        self._in_row = 0
 
     def changed(self, now: float) -> None:
         """Something changed."""
-        if self._is_first:
-            self._in_row = self._in_row + 1 if now - self._served < _AT_ONCE else 0
-            self._is_first = False
         self._changes.append(now)
 
     def served(self, now: float) -> None:
         """Envoy was served all that had changed."""
         self._served = now
-        self._is_first = True
 
     def pause(self, now: float) -> float:
         """Seconds to let pass before serving: 0 but in a storm, where more will have changed by then."""
-        many = len(self._changes) == _STORM_CHANGES and now - self._changes[0] < _STORM_SECONDS
-        return max(0.0, self._served + _STORM_INTERVAL - now) if many or self._in_row >= _STORM_CHANGES else 0.0
+        stormy = len(self._changes) == _STORM_CHANGES and now - self._changes[0] < _STORM_SECONDS
+        return max(0.0, self._served + _STORM_INTERVAL - now) if stormy else 0.0
