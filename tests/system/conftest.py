@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-# The corpus stands beside this repository, not in it: without it there is nothing there to collect.
 # What takes longest begins first, so that no worker is left alone with it at the end.
 LONGEST = (
     "test_faults_store",
@@ -36,6 +35,7 @@ LONGEST = (
     "test_capture",
 )
 _PATIENCE = 30.0  # seconds
+# The corpus stands beside this repository, not in it: without it there is nothing there to collect.
 collect_ignore = [] if (HERE.parents[2] / "shared" / "corpus").is_dir() else ["test_import.py"]
 
 

@@ -55,6 +55,16 @@ async def admits(agent, forger, service="web"):
     return not isinstance(answer, str) and answer.status == 200
 
 
+@asynccontextmanager
+async def hanging(agent):
+    """For less time than its lease lives: after that it counts as a host that is down."""
+    agent.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        agent.process.send_signal(signal.SIGCONT)
+
+
 def serials(agent):
     return {service: svid["serial"] for service, svid in agent.status()["svids"].items()}
 
@@ -97,27 +107,21 @@ async def test_fault_r15_the_root_is_replaced_under_load_and_attack_21_the_old_o
         await asyncio.sleep(1.0)
         assert not calls.failed() and calls.count() > 200 * 12
         assert [each.name for each in ca.glob("*.key")] == ["root.key"]
-        whole = []
         for agent in (it.agent, it.called):
             assert agent.status()["problems"] == {}
             moved = [event for event in agent.events("svid_renewed") if event["reason"] == "another root signs now"]
-            assert len(moved) <= len(serials(agent))
-            whole += moved
-        assert whole  # of one host all may have been due at that moment anyway, and renewed for that
+            assert 1 <= len(moved) <= len(serials(agent))
 
 
 async def test_no_root_signs_before_a_host_that_hangs_has_it_and_a_rotation_can_be_turned_back_under_load():
     async with stand("10s") as it, Calls(it.http, it.tcp) as calls:
         ca = it.mesh.directory / "ca"
         old = Forger(it.mesh.directory, ca)
-        it.called.process.send_signal(signal.SIGSTOP)
-        try:
+        async with hanging(it.called):
             await rotate(it.agent, "--next")
             waits, _ = await rotate(it.agent, "--next", code=5)
             assert waits["waiting"] == {"vm-2": "has not applied the new trust bundle"} and waits["next"] == ""
             assert Forger(it.mesh.directory, ca).root == old.root
-        finally:
-            it.called.process.send_signal(signal.SIGCONT)
         crashed = await started(it.agent)
         await reach(it.agent, "activate")
         crashed.send_signal(signal.SIGKILL)
@@ -128,16 +132,6 @@ async def test_no_root_signs_before_a_host_that_hangs_has_it_and_a_rotation_can_
         assert Forger(it.mesh.directory, ca).root == old.root != new.root
         assert await admits(it.agent, old) and not await admits(it.agent, new)
         assert not calls.failed() and calls.count() > 200 * 8
-
-
-@asynccontextmanager
-async def hanging(agent):
-    """For less time than its lease lives: after that it counts as a host that is down."""
-    agent.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        agent.process.send_signal(signal.SIGCONT)
 
 
 async def test_a_rotation_that_a_host_holds_up_can_be_turned_back():
